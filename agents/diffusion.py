@@ -1,0 +1,145 @@
+"""Variance-preserving diffusion chains: noise schedules, forward noising and the reverse sampler (DESIGN 5; Ho et al. 2020).
+
+Levels run t = 1..T; arrays over levels put level t at index t - 1.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ScheduleName = Literal["vp", "cosine", "linear"]
+StepVariance = Literal["beta", "posterior"]
+UNROLLED_LEVELS = 20  # longer chains run as a compiled loop, so that compile time stays flat in T
+
+
+class Schedule(NamedTuple):
+    """Constants of a chain, each `[T]`: a_t = sqrt(abar_t) a_0 + sigma_t eps."""
+
+    alpha: np.ndarray
+    abar: np.ndarray  # product of alpha up to t
+    abar_previous: np.ndarray  # abar_{t-1}, with abar_0 = 1
+    beta: np.ndarray  # 1 - alpha
+    sigma: np.ndarray  # sqrt(1 - abar)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.alpha)
+
+    @property
+    def posterior_variance(self) -> np.ndarray:
+        """Variance of a_{t-1} given a_t and a_0; zero at t = 1."""
+        return self.beta * (1 - self.abar_previous) / (1 - self.abar)
+
+
+@functools.cache
+def make_schedule(name: ScheduleName, num_levels: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Schedule:
+    """The chain `name` with T = `num_levels` levels.
+
+    vp:     alpha_t = exp(-beta_min/T - (beta_max - beta_min)(2t - 1)/(2 T^2)), the schedule of the QSM code.
+    linear: beta_t evenly spaced from 1e-4 to 2e-2 as in Ho et al. (2020), stretched by 1000/T.
+    cosine: abar_t proportional to cos^2((t/T + s)/(1 + s) pi/2), s = 0.008 (Nichol & Dhariwal 2021).
+
+    Raises:
+      ValueError: an unknown name or no level.
+    """
+    if num_levels < 1:
+        raise ValueError(f"a chain needs at least 1 level; given {num_levels}")
+    level = np.arange(1, num_levels + 1, dtype=np.float64)
+    if name == "vp":
+        alpha = np.exp(-beta_min / num_levels - (beta_max - beta_min) * (2 * level - 1) / (2 * num_levels**2))
+    elif name == "linear":
+        scale = 1000.0 / num_levels
+        alpha = 1 - np.clip(np.linspace(1e-4 * scale, 2e-2 * scale, num_levels), 0, 0.999)
+    elif name == "cosine":
+        time = np.arange(num_levels + 1, dtype=np.float64) / num_levels
+        curve = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+        alpha = 1 - np.clip(1 - curve[1:] / curve[:-1], 0, 0.999)
+    else:
+        raise ValueError(f"unknown schedule {name!r}; schedules are vp, cosine and linear")
+    abar = np.cumprod(alpha)
+    abar_previous = np.concatenate([[1.0], abar[:-1]])
+    return Schedule(alpha, abar, abar_previous, 1 - alpha, np.sqrt(1 - abar))
+
+
+def per_level(constants: np.ndarray, level: jax.Array) -> jax.Array:
+    """Picks `constants` `[T]` at levels `[B]`, shaped `[B, 1]` to go with actions."""
+    return jnp.asarray(constants, jnp.float32)[level - 1][:, None]
+
+
+def add_noise(schedule: Schedule, action: jax.Array, level: jax.Array, noise: jax.Array) -> jax.Array:
+    """Forward process: a_t `[B, A]` from a_0 and standard noise `[B, A]` at levels `[B]`."""
+    return per_level(np.sqrt(schedule.abar), level) * action + per_level(schedule.sigma, level) * noise
+
+
+class _LevelConstants(NamedTuple):
+    """What one reverse step needs; each `[T]` when stacked, scalar inside the step."""
+
+    sigma: jax.Array
+    root_abar: jax.Array
+    weight_clean: jax.Array
+    weight_noised: jax.Array
+    step_std: jax.Array
+
+
+def sample(
+    schedule: Schedule,
+    predict_noise: Callable[[jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, ...],
+    *,
+    step_variance: StepVariance = "beta",
+    clip: float | jax.Array | None = None,
+    clip_clean: float | jax.Array | None = None,
+) -> jax.Array:
+    """Draws a_0 of `shape` by ancestral (DDPM) sampling from a_T ~ N(0, I); no noise is added in the last step.
+
+    Args:
+      predict_noise: (index, a_t) -> predicted noise like a_t, where index = t - 1, scalar.
+      key: a typed key.
+      step_variance: variance of a reverse step, beta_t or the posterior variance.
+      clip: bound of |a_{t-1}| after every step, if any (published QSM: 1).
+      clip_clean: bound of the clean action that the network implies at each step, if any.
+    """
+    posterior = schedule.posterior_variance
+    variance = schedule.beta if step_variance == "beta" else posterior
+    constants = _LevelConstants(
+        *(
+            jnp.asarray(value, jnp.float32)
+            for value in (
+                schedule.sigma,
+                np.sqrt(schedule.abar),
+                np.sqrt(schedule.abar_previous) * schedule.beta / (1 - schedule.abar),
+                np.sqrt(schedule.alpha) * (1 - schedule.abar_previous) / (1 - schedule.abar),
+                np.sqrt(np.where(np.arange(schedule.num_levels) == 0, 0.0, variance)),
+            )
+        )
+    )
+    num_levels = schedule.num_levels
+    # All noise at once: row 0 starts the chain, row i > 0 belongs to the step that leaves index i.
+    noise = jax.random.normal(key, (num_levels, *shape))
+
+    def reverse_step(noised: jax.Array, inputs: tuple[jax.Array, _LevelConstants, jax.Array]) -> tuple[jax.Array, None]:
+        index, level, step_noise = inputs
+        clean = (noised - level.sigma * predict_noise(index, noised)) / level.root_abar
+        if clip_clean is not None:
+            clean = jnp.clip(clean, -clip_clean, clip_clean)
+        noised = level.weight_clean * clean + level.weight_noised * noised + level.step_std * step_noise
+        if clip is not None:
+            noised = jnp.clip(noised, -clip, clip)
+        return noised, None
+
+    # Index 0 adds no noise (its std is zero), so its slot can hold the start of the chain.
+    noised, _ = jax.lax.scan(
+        reverse_step,
+        noise[0],
+        (jnp.arange(num_levels), constants, noise),
+        reverse=True,
+        unroll=num_levels <= UNROLLED_LEVELS,
+    )
+    return noised

@@ -1,0 +1,1 @@
+"""Environments: one file a simulator, their contract in `envs.api`. Importing the package loads none."""

@@ -1,0 +1,197 @@
+"""The DeepMind Control Suite on the CPU, every task of the installed dm_control, as `HostEnvironment`s.
+
+Tasks are named `domain-task`, dm_control's own underscores kept: `cartpole-swingup_sparse`, `lqr-lqr_2_1`.
+Nothing here needs JAX or a display. Frames are drawn in a child process: see `envs.render`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import os
+
+import numpy as np
+
+from envs.api import EnvSpec, StepType, TimeStep, time_step
+
+# dm_control picks its OpenGL backend when it is first imported. Without a display that ends in GLFW, which
+# warns that it cannot work; simulation needs no backend at all.
+if not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "disable")
+
+from dm_control import mujoco, suite
+from dm_control.rl import control
+
+ENDLESS_EPISODE_STEPS = 1_000
+"""Control steps after which a task without a time limit of its own (lqr) is truncated."""
+
+_UNBOUNDED = 1e10  # dm_control's bound for an actuator that has none (mujoco.mjMAXVAL)
+_MAX_SEED = 2**32 - 1  # of numpy.random.RandomState, which the suite draws from
+
+
+def task_names() -> tuple[str, ...]:
+    """Names of all tasks of the installed suite, `domain-task`, in the suite's order."""
+    return tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
+
+
+def check_task(task: str) -> None:
+    """Returns if `task` exists.
+
+    Raises:
+        ValueError: it does not; the message has the nearest name, where one is near.
+    """
+    names = task_names()
+    if task not in names:
+        nearest = difflib.get_close_matches(task, names, n=1)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        raise ValueError(f"Unknown task '{task}'.{hint} List tasks with: qsm tasks")
+
+
+def make_env(task: str, seed: int, action_repeat: int = 1, *, renderable: bool = False) -> DmcEnvironment:
+    """Loads a task.
+
+    Two environments of equal arguments give bit-identical streams. The lqr tasks draw the stiffness of their
+    springs from `seed` too, once: other seeds are other systems there, not only other initial states.
+
+    Args:
+        task: a name of `task_names()`.
+        seed: of the task's randomness, 0 to 2**32 - 1.
+        action_repeat: control steps for which an action is held.
+        renderable: whether `DmcEnvironment.render` will be called, which takes an OpenGL backend.
+
+    Raises:
+        ValueError: `task` is unknown, `seed` is out of range, or `action_repeat` is less than 1.
+    """
+    check_task(task)
+    seed, action_repeat = operator.index(seed), operator.index(action_repeat)
+    if not 0 <= seed <= _MAX_SEED:
+        raise ValueError(f"seed is {seed}; it must lie between 0 and {_MAX_SEED}.")
+    if action_repeat < 1:
+        raise ValueError(f"action_repeat is {action_repeat}; it must be 1 or more control steps.")
+    domain, _, name = task.partition("-")
+    environment = suite.load(domain, name, task_kwargs={"random": seed})
+    if not renderable:
+        _forbid_rendering(environment.physics)
+    return DmcEnvironment(task, environment, action_repeat)
+
+
+def _forbid_rendering(physics: mujoco.Physics) -> None:
+    """Makes `physics.contexts` None instead of creating an OpenGL context when it is read.
+
+    quadruped-escape makes a new terrain every episode and uploads it to the graphics card
+    `if physics.contexts`, but reading that property creates the context, or fails without a backend. The
+    simulation has the terrain by then and does not depend on the upload.
+    """
+    physics_class = type(physics)
+    physics.__class__ = type(physics_class.__name__, (physics_class,), {"contexts": None})
+
+
+class DmcEnvironment:
+    """A dm_control environment with flat float32 observations and actions in [-1, 1].
+
+    - Observations are the entries of the suite's observation dictionary in its order, scalars included.
+    - Actions are scaled from [-1, 1] to the bounds of each actuator and clipped; an actuator without bounds
+      (lqr) is given [-1, 1] itself.
+    - A time limit ends an episode with LAST and discount 1, a termination with LAST and discount 0. Of the
+      suite only lqr terminates, and only lqr has no time limit: it is cut off after `ENDLESS_EPISODE_STEPS`.
+    - Action repeat holds the action, sums rewards, multiplies discounts and stops at LAST.
+    - A diverging simulation raises `dm_control.rl.control.PhysicsError`; what it returns is passed on.
+    """
+
+    def __init__(self, task: str, environment: control.Environment, action_repeat: int):
+        """Wraps `environment`; use `make_env`."""
+        self._environment = environment
+        self._step = environment.step
+        actions = environment.action_spec()
+        bounded = (actions.minimum > -_UNBOUNDED) & (actions.maximum < _UNBOUNDED)
+        self._low = np.where(bounded, actions.minimum, -1.0).astype(np.float64)
+        self._high = np.where(bounded, actions.maximum, 1.0).astype(np.float64)
+        self._center = (self._high + self._low) / 2
+        self._half_range = (self._high - self._low) / 2
+        # Nearly every task: the scaling would be two array operations a step for nothing.
+        self._scales = bool(np.any(self._center != 0) or np.any(self._half_range != 1))
+        # The limit in control steps has no public name in dm_control; LAST is the first step to reach it.
+        limit = environment._step_limit
+        self._spec = EnvSpec(
+            task=task,
+            observation_size=sum(math.prod(entry.shape) for entry in environment.observation_spec().values()),
+            action_size=actions.shape[0],
+            episode_steps=ENDLESS_EPISODE_STEPS if limit == math.inf else math.ceil(limit),
+            action_repeat=action_repeat,
+        )
+        self._action_shape = actions.shape
+        self._steps_left = 0  # control steps to the time limit; 0 also when no episode is under way
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes and timing; `episode_steps` counts control steps whatever the action repeat."""
+        return self._spec
+
+    @property
+    def control_timestep(self) -> float:
+        """Simulated seconds of one control step."""
+        return self._environment.control_timestep()
+
+    @property
+    def physics(self) -> mujoco.Physics:
+        """The simulation itself, to look at; stepping it directly breaks the episode."""
+        return self._environment.physics
+
+    def reset(self) -> TimeStep:
+        """Starts a new episode, drawn from the task's own seeded stream, and returns its FIRST time step."""
+        observation = self._environment.reset().observation
+        self._steps_left = self._spec.episode_steps
+        return time_step(StepType.FIRST, 0.0, 1.0, _flatten(observation))
+
+    def reseed(self, seed: int) -> None:
+        """Draws later episodes from `seed`; the task itself stays (lqr keeps the springs it was made with)."""
+        # The suite reads the stream through a property without a setter.
+        self._environment.task._random = np.random.RandomState(seed)
+        self._steps_left = 0
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        """Applies `action` `[A]` for `action_repeat` control steps; values outside [-1, 1] are clipped.
+
+        Raises:
+            ValueError: `action` has another shape than `[A]`.
+            RuntimeError: no episode is under way.
+            dm_control.rl.control.PhysicsError: the simulation diverged.
+        """
+        action = np.asarray(action)
+        if action.shape != self._action_shape:
+            raise ValueError(
+                f"{self._spec.task} takes actions of shape {self._action_shape}, not {action.shape}."
+            )
+        if self._steps_left == 0:
+            raise RuntimeError("No episode is under way: call reset() first, and again after LAST.")
+        if self._scales:
+            action = self._center + self._half_range * action
+        # Clipped after the scaling, so that rounding cannot push a full action out of bounds.
+        action = np.maximum(np.minimum(action, self._high), self._low)
+
+        reward, discount, repeats_left = 0.0, 1.0, self._spec.action_repeat
+        while True:
+            step_type, step_reward, step_discount, observation = self._step(action)
+            reward += step_reward
+            discount *= step_discount
+            # dm_control's StepType is another enumeration; its LAST has the same value.
+            self._steps_left = 0 if step_type == StepType.LAST else self._steps_left - 1
+            repeats_left -= 1
+            if self._steps_left == 0 or repeats_left == 0:
+                break
+        last = self._steps_left == 0
+        return time_step(StepType.LAST if last else StepType.MID, reward, discount, _flatten(observation))
+
+    def render(self, width: int, height: int, camera: int | str = 0) -> np.ndarray:
+        """Draws the present state: `[height, width, 3]` uint8.
+
+        Only for an environment made `renderable`, in a process whose MUJOCO_GL names a working backend:
+        `envs.render` sees to both.
+        """
+        return self._environment.physics.render(height=height, width=width, camera_id=camera)
+
+
+def _flatten(observation: dict[str, np.ndarray]) -> np.ndarray:
+    # axis=None ravels every entry, scalars too: one fresh array and one cast, in one call.
+    return np.concatenate(tuple(observation.values()), axis=None, dtype=np.float32, casting="same_kind")
