@@ -1,0 +1,8 @@
+"""`python -m qsm`: the same as the `qsm` command."""
+
+import sys
+
+from qsm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

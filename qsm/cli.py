@@ -1,0 +1,275 @@
+"""The `qsm` command. Commands import what they need when they run, so that help and slips answer at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import agents
+import qsm
+from agents.config import Limits, check_limits
+from qsm.config import RunConfig
+from qsm.errors import UserError, nearest
+from qsm.options import Parser, Positional, flag_of, show_options
+from qsm.versions import check_versions
+
+BACKEND = "dm_control"
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """Where the run goes. Without --run-dir: RUNS/dm_control/TASK/AGENT[@NAME]/seed_SEED."""
+
+    runs: Path = Path("runs")
+    """Folder of all runs."""
+    name: str | None = None
+    """Label of this variant of the agent."""
+    run_dir: Path | None = None
+    """Folder of this run, in place of one under --runs."""
+    dry_run: bool = False
+    """Print the resolved configuration and the run's folder, and touch nothing."""
+
+    def __post_init__(self) -> None:
+        if self.run_dir is not None and (self.name is not None or self.runs != Path("runs")):
+            other = "name" if self.name is not None else "runs"
+            raise ValueError(f"run_dir is the whole path of the run; leave out --{other}, or give that alone")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """How the latest checkpoint of a run is evaluated."""
+
+    episodes: int = 10
+    """Episodes to play."""
+    video: Path | None = None
+    """File (.mp4 or .gif) to write the first episode to."""
+    seed: int = 0
+    """Seed of the evaluation's environments and actions."""
+    eval_samples: int | None = None
+    """Actions sampled, of which the best by the critic is taken; none: as the run was configured."""
+
+    limits: ClassVar[Limits] = {"episodes": (1, 10_000), "seed": (0, 2**31 - 1), "eval_samples": (1, 4096)}
+
+    def __post_init__(self) -> None:
+        given = {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
+        check_limits(self, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class DashboardOptions:
+    """Where the dashboard answers."""
+
+    port: int = 6006
+    """Port on 127.0.0.1."""
+
+    limits: ClassVar[Limits] = {"port": (1, 65_535)}
+
+    def __post_init__(self) -> None:
+        check_limits(self, self.limits)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """`qsm train AGENT TASK [options]`."""
+    usage = "qsm train AGENT TASK [options]"
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {usage}\n\nTrain AGENT on TASK. Running the same command again resumes.\n")
+        print(_agent_table())
+        print("\nOptions of an agent and of its run: qsm train AGENT --help\nTasks: qsm tasks")
+        print("\nexample: qsm train qsm cheetah-run --seed 3 --steps 1e6 --score-scale 120")
+        return
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"AGENT is missing. Usage: {usage}. Agents: {', '.join(agents.AGENTS)}")
+    agent = arguments[0]
+    if agent not in agents.AGENTS:
+        raise UserError(f"Unknown agent '{agent}'.{nearest(agent, agents.AGENTS)} List agents with: qsm agents")
+    parser = Parser(
+        f"qsm train {agent}",
+        f"Train {agent} on TASK: {agents.AGENTS[agent].summary}. The same command again resumes.",
+        groups={"agent": agents.config_class(agent), "run": RunConfig, "output": OutputOptions},
+        positionals=[Positional("task", "Task, such as cheetah-run.", hint=". List tasks with: qsm tasks")],
+        subject=f"agent {agent!r}",
+        foreign=_options_of_others(agent),
+    )
+    given = parser.parse(arguments[1:])
+    task, agent_config, run_config, output = (given[name] for name in ("task", "agent", "run", "output"))
+    # Before the simulator is loaded for the names of its tasks: this may say that it cannot be.
+    check_versions()
+    _check_task(task)
+    from qsm.rundir import run_path
+
+    run_dir = output.run_dir or run_path(BACKEND, task, agent, run_config.seed, output.name, output.runs)
+    if output.dry_run:
+        print(f"qsm train {agent} {task}")
+        for title, config in (("agent", agent_config), ("run", run_config)):
+            print(f"\n{title} options", *show_options(config), sep="\n  ")
+        print(f"\nrun folder\n  {run_dir}")
+        return
+    from qsm.train import train as run_training
+
+    run_training(agent, task, agent_config, run_config, run_dir, ["qsm", "train", *arguments])
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """`qsm eval RUN [options]`."""
+    example = f"runs/{BACKEND}/cartpole-swingup/qsm/seed_0"
+    parser = Parser(
+        "qsm eval",
+        "Evaluate the latest checkpoint of a run.",
+        groups={"evaluation": EvalOptions},
+        positionals=[Positional("run", f"Folder of the run, such as {example}.", Path)],
+    )
+    given = parser.parse(arguments)
+    run, options = given["run"], given["evaluation"]
+    if not run.is_dir():
+        raise UserError(f"No run in '{run}'. Give the folder of a run, such as {example}")
+    check_versions()
+    from qsm.evaluate import evaluate_run
+
+    result = evaluate_run(run, options.episodes, options.seed, options.eval_samples, options.video)
+    width = max(map(len, result), default=0)
+    for name, value in result.items():
+        print(f"{name:{width}}  {f'{value:.1f}' if isinstance(value, float) else value}")
+
+
+def tasks(arguments: Sequence[str]) -> None:
+    """`qsm tasks`."""
+    Parser("qsm tasks", "List the tasks of the DeepMind Control Suite.").parse(arguments)
+    names = _task_names()
+    if not sys.stdout.isatty():
+        print(*names, sep="\n")
+        return
+    domains: dict[str, list[str]] = {}
+    for name in names:
+        domains.setdefault(name.partition("-")[0], []).append(name)
+    width = max(map(len, names)) + 2
+    columns = max(1, (shutil.get_terminal_size().columns - 2) // width)
+    for domain, members in domains.items():
+        print(domain)
+        for start in range(0, len(members), columns):
+            print("  " + "".join(f"{name:{width}}" for name in members[start : start + columns]).rstrip())
+
+
+def list_agents(arguments: Sequence[str]) -> None:
+    """`qsm agents`."""
+    Parser("qsm agents", "List the agents.").parse(arguments)
+    print(_agent_table())
+    print("\nOptions of an agent: qsm train AGENT --help")
+
+
+def dashboard(arguments: Sequence[str]) -> None:
+    """`qsm dashboard [RUNS] [options]`: this process becomes TensorBoard, so that signals reach it."""
+    parser = Parser(
+        "qsm dashboard",
+        "Show learning curves in the browser (TensorBoard, reachable from this machine only).",
+        groups={"dashboard": DashboardOptions},
+        positionals=[Positional("runs", "Folder of the runs to show.", Path, Path("runs"))],
+    )
+    given = parser.parse(arguments)
+    runs, port = given["runs"], given["dashboard"].port
+    if not runs.is_dir():
+        raise UserError(f"No folder '{runs}' to show. Name the folder of your runs: qsm dashboard RUNS")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"Port {port} cannot be used ({reason}). Choose another, such as --port {port % 50_000 + 10_001}"
+            ) from None
+    print(f"Dashboard of {runs} on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), *address])
+
+
+class Command(NamedTuple):
+    """A command of `qsm`, with its usage and a line on what it does."""
+
+    run: Callable[[Sequence[str]], None]
+    usage: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command(train, "AGENT TASK [options]", "train an agent on a task, or resume"),
+    "eval": Command(evaluate, "RUN [options]", "evaluate a trained agent, or film it"),
+    "tasks": Command(tasks, "", "list the tasks"),
+    "agents": Command(list_agents, "", "list the agents"),
+    "dashboard": Command(dashboard, "[RUNS] [options]", "show learning curves in the browser"),
+}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command that `arguments` name; raises UserError for a mistake in them."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print("usage: qsm COMMAND ...\n\nOnline reinforcement learning of diffusion policies.\n")
+        for command, entry in COMMANDS.items():
+            print(f"  qsm {command + ' ' + entry.usage:32}  {entry.summary}")
+        print(f"\n  {'qsm COMMAND --help':36}  options of a command\n  qsm --version")
+        print("\nexample: qsm train qsm cheetah-run --seed 3 --steps 1e6")
+        return
+    if name == "--version":
+        print(f"qsm {qsm.__version__}")
+        return
+    if name not in COMMANDS:
+        if name in agents.AGENTS:
+            raise UserError(f"Unknown command '{name}'. Did you mean 'qsm train {' '.join(arguments)}'?")
+        what = "option" if name.startswith("-") else "command"
+        meant = nearest(name, [*COMMANDS, "--help", "--version"])
+        raise UserError(f"Unknown {what} '{name}'.{meant} Commands: {', '.join(COMMANDS)}")
+    COMMANDS[name].run(arguments[1:])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `qsm` and returns its exit status: 2 for a mistake, told in one line; a bug keeps its traceback."""
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # a closed pipe shows here and not at interpreter exit
+    except UserError as error:
+        print("qsm: error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("qsm: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # As `qsm tasks | head`: nobody reads on. What is still buffered would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return 0
+
+
+def _agent_table() -> str:
+    width = max(map(len, agents.AGENTS))
+    return "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in agents.AGENTS.items())
+
+
+def _options_of_others(agent: str) -> dict[str, str]:
+    """Flags of the agents, and one agent that has each: for a flag that `agent` lacks."""
+    return {
+        flag_of(field.name): f"agent {other!r}"
+        for other in agents.AGENTS
+        if other != agent
+        for field in dataclasses.fields(agents.config_class(other))
+    }
+
+
+def _task_names() -> tuple[str, ...]:
+    check_versions()
+    from envs import dmc
+
+    return dmc.task_names()
+
+
+def _check_task(task: str) -> None:
+    names = _task_names()
+    if task not in names:
+        raise UserError(f"Unknown task '{task}'.{nearest(task, names)} List tasks with: qsm tasks")

@@ -1,0 +1,288 @@
+"""Where the numbers of a run go: CSV files, TensorBoard and Weights & Biases.
+
+The CSV files are the record: complete, exact on resume and never given up on. TensorBoard and wandb show the
+same rows; whatever befalls them is told in one line and training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Literal
+
+from qsm.csvfile import CsvSink, Warn, read_csv
+from qsm.rundir import RunDir, replace_file
+
+__all__ = ["MetricWriter", "Phase", "TensorBoardSink", "WandbSink", "read_csv"]
+
+Phase = Literal["train", "eval"]
+_LOGGER = logging.getLogger(__name__)
+
+FIRST_RETRY = 10
+"""Rows TensorBoard misses after its first failure before it is tried again; doubled at each failure."""
+ONLINE_TIMEOUT = 20.0
+"""Seconds that wandb may take to reach its server before the run is recorded offline."""
+FINISH_TIMEOUT = 60.0
+"""Seconds wandb may take at the end to upload what is left; the rest stays on disk for `wandb sync`."""
+EPISODE_COLUMN = re.compile(r"return_\d+")
+"""Returns of single episodes: in `eval.csv` only, for as curves they would drown the others."""
+
+
+def _messages(name: str) -> Any:
+    """TensorBoard's protocol messages, which are made at import and so unknown to a type checker."""
+    return importlib.import_module(f"tensorboardX.proto.{name}_pb2")
+
+
+class TensorBoardSink:
+    """Scalars in TensorBoard's event files.
+
+    Written through tensorboardX's record writer and not its `SummaryWriter`, whose thread dies at the first
+    failed write (a full disk) and then blocks training for ever, and which overwrites the former file when a
+    run resumes within a second.
+    """
+
+    def __init__(self, folder: Path, keep_until: int | None, warn: Warn) -> None:
+        self._folder = folder
+        self._warn = warn
+        self._writer: Any = None
+        self._skip = 0
+        self._next_skip = FIRST_RETRY
+        self._warned = False
+        self._first_dropped: int | None = 0 if keep_until is None else keep_until + 1
+        self._guard(self._open)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one event with all of `values`, by full name."""
+        if self._skip:
+            self._skip -= 1
+            return
+        self._guard(functools.partial(self._write, step, values))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._guard(self._writer.close)
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # no fault of a mere view of the numbers may end the training
+            if not self._warned:
+                self._warn(
+                    f"TensorBoard misses rows: {_first_line(error)} Training goes on, train.csv and eval.csv "
+                    "have every row; it is tried again later."
+                )
+            self._warned = True
+            # What follows a torn record cannot be read, so the next attempt begins another file.
+            with contextlib.suppress(Exception):
+                if self._writer is not None:
+                    self._writer.close()
+            self._writer = None
+            self._skip, self._next_skip = self._next_skip, 2 * self._next_skip
+
+    def _open(self) -> None:
+        from tensorboardX.record_writer import RecordWriter
+
+        event_pb2 = _messages("event")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Readers take the files in the order of their names, so each is later than those before it, even
+        # where the clock went backwards.
+        former = [re.match(r"events\.out\.tfevents\.(\d+)", path.name) for path in self._folder.iterdir()]
+        number = max([int(time.time()), *(int(match[1]) + 1 for match in former if match)])
+        self._writer = RecordWriter(str(self._folder / f"events.out.tfevents.{number:010d}.qsm"))
+        self._add(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if self._first_dropped is not None and any(former):
+            # Readers then forget what earlier files hold from this step on, and the curve does not fork.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(event_pb2.Event(wall_time=time.time(), step=self._first_dropped, session_log=start))
+        self._first_dropped = None
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writer is None:
+            self._open()
+        event_pb2, summary_pb2 = _messages("event"), _messages("summary")
+        summary = summary_pb2.Summary(
+            value=[summary_pb2.Summary.Value(tag=name, simple_value=x) for name, x in values.items()]
+        )
+        self._add(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+
+class WandbSink:
+    """One Weights & Biases run for each run folder, resumed under the same id.
+
+    wandb keeps what it was once given, so after a resume rows up to `found_step` are not sent a second time.
+    """
+
+    _active: ClassVar[set[WandbSink]] = set()
+    """Sinks whose run is going on in this process, one for each seed."""
+
+    def __init__(self, run: RunDir, mode: Literal["offline", "online"], found_step: int, warn: Warn) -> None:
+        self._warn = warn
+        self._run: Any = None
+        self._sent_step = found_step
+        try:
+            try:
+                self._run = self._start(run, mode)
+            except Exception as error:
+                if mode == "offline":
+                    raise
+                warn(
+                    f"wandb cannot go online: {_first_line(error)} Recording offline instead; log in with: "
+                    f"wandb login, and upload afterwards with: wandb sync {run.wandb}/offline-run-*"
+                )
+                self._forget_failed_start()
+                self._run = self._start(run, "offline")
+            WandbSink._active.add(self)
+        except Exception as error:  # as for TensorBoard: never the end of the training
+            self._fail(error)
+
+    def _start(self, run: RunDir, mode: Literal["offline", "online"]) -> Any:
+        import wandb
+
+        # Silent for the whole process: `online` without an account would ask for one and wait at a terminal.
+        quiet = {"silent": True, "quiet": True, "console": "off"}
+        wandb.setup(wandb.Settings(**quiet))
+        config = run.config
+        label = run.path.parent.name
+        return wandb.init(
+            mode=mode,
+            dir=run.path,
+            id=self._identity(run.wandb / "id.txt"),
+            resume="allow",
+            reinit="create_new",
+            project=config["run_config"].get("wandb_project", "qsm"),
+            group=f"{config['task']}/{config['agent']}",
+            name=f"{config['task']} {label} {run.path.name}",
+            tags=[config["agent"], config["task"], config["backend"]],
+            config=config,
+            settings=wandb.Settings(
+                **quiet,
+                init_timeout=ONLINE_TIMEOUT,
+                finish_timeout=FINISH_TIMEOUT,
+                disable_git=True,
+                disable_code=True,
+            ),
+        )
+
+    def _forget_failed_start(self) -> None:
+        """wandb's service holds on to the id of a run that could not start, until the service ends."""
+        import wandb
+
+        if not WandbSink._active:
+            wandb.teardown()
+
+    def _identity(self, file: Path) -> str:
+        if file.exists() and re.fullmatch(r"[0-9a-f]{16}", identity := file.read_text().strip()):
+            return identity
+        identity = uuid.uuid4().hex[:16]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, f"{identity}\n".encode())
+        return identity
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Sends one row, by full name."""
+        if self._run is None or step <= self._sent_step:
+            return
+        try:
+            self._run.log(dict(values), step=step)
+        except Exception as error:  # as above
+            self._fail(error)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Ends the wandb run, waiting at most `FINISH_TIMEOUT` for its upload."""
+        if self._run is not None:
+            try:
+                self._run.finish(exit_code=exit_code)
+            except Exception as error:  # as above
+                self._fail(error)
+        self._run = None
+        WandbSink._active.discard(self)
+
+    def _fail(self, error: Exception) -> None:
+        self._run = None
+        WandbSink._active.discard(self)
+        self._warn(
+            f"wandb is off for the rest of this run: {_first_line(error)} Training goes on, train.csv and "
+            "eval.csv have every row; --wandb disabled does without it."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return ((str(error) or type(error).__name__).splitlines()[0].rstrip(". ") + ".")[:200]
+
+
+class MetricWriter:
+    """Writes rows of scalars to every sink of a run. A context manager.
+
+    Args:
+      run: the run's folder.
+      wandb_mode: `offline`, `online` or `disabled` (wandb is not even imported).
+      resume_step: step of the checkpoint that training goes on from: rows up to and including it are kept,
+        later ones dropped, for they come again. None starts afresh and drops every row.
+      warn: told in one line of each sink that fails.
+
+    Raises:
+      UserError: a CSV file that is there is damaged or cannot be written.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        wandb_mode: Literal["offline", "online", "disabled"] = "offline",
+        resume_step: int | None = None,
+        warn: Warn = _LOGGER.warning,
+    ) -> None:
+        self._csv = {
+            "train": CsvSink(run.train_csv, resume_step, warn),
+            "eval": CsvSink(run.eval_csv, resume_step, warn),
+        }
+        self._tensorboard = TensorBoardSink(run.tensorboard, resume_step, warn)
+        self._wandb: WandbSink | None = None
+        if wandb_mode != "disabled":
+            found_step = max(sink.found_step for sink in self._csv.values())
+            self._wandb = WandbSink(run, wandb_mode, found_step, warn)
+
+    def write(self, phase: Phase, step: int, values: Mapping[str, float]) -> None:
+        """Writes one row, at once.
+
+        Args:
+          phase: `train` or `eval`; its rows come in the order of their steps.
+          step: environment step.
+          values: metrics by name (`critic/td_error_abs_mean`), with or without the phase before it. Their
+            order is that of the columns.
+        """
+        row = {name.removeprefix(f"{phase}/"): value for name, value in values.items()}
+        self._csv[phase].write(step, row)
+        curves = {
+            f"{phase}/{name}": float(x) for name, x in row.items() if not EPISODE_COLUMN.fullmatch(name)
+        }
+        self._tensorboard.write(step, curves)
+        if self._wandb is not None:
+            self._wandb.write(step, curves)
+
+    def close(self, failed: bool = False) -> None:
+        """Writes what waits and ends every sink; wandb lists the run as failed where `failed`."""
+        for sink in self._csv.values():
+            sink.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.close(exit_code=int(failed))
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=error is not None)

@@ -1,0 +1,396 @@
+"""The folder of a run: where it lies, what it holds, and when it may be created, resumed or read.
+
+`config.json` marks a folder as a run and is the first file written, so a folder either is a run or holds
+nothing of ours. Every JSON file is replaced as a whole: a crash leaves the former content, never half of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from qsm.errors import UserError, nearest
+
+State = Literal["running", "finished", "failed", "interrupted"]
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses a larger number."""
+
+CONFIG_KEYS: dict[str, type] = {
+    "format": int,
+    "agent": str,
+    "task": str,
+    "backend": str,
+    "agent_config": dict,
+    "run_config": dict,
+}
+PACKAGES = (
+    "qsm jax jaxlib flax optax orbax-checkpoint numpy mujoco mujoco-mjx dm-control dm-env "
+    "wandb tensorboardX tyro rich"
+).split()
+SEARCH_LIMIT = 2_000
+"""Folders looked into when a path is no run and the runs below it are to be named."""
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes `data` in the place of `path`, whole or not at all.
+
+    Raises:
+      OSError: the disk is full, or the folder cannot be written; the former file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        remove_quietly(temporary)
+        raise
+
+
+def remove_quietly(path: Path) -> None:
+    """Removes `path` if it can: the error that led here is the one to tell."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces `path` with `value` as strict JSON (no NaN); raises OSError as `replace_file` does."""
+    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged (no JSON); restore it or start the run anew.") from error
+
+
+def explain(path: Path, error: OSError) -> UserError:
+    """One line for a folder that cannot be created or written."""
+    # os.path answers False where Path would raise, as for a name that is too long.
+    blocking = next((part for part in (path, *path.parents) if os.path.isfile(part)), None)
+    if blocking is not None:
+        return UserError(
+            f"Cannot create the run folder {path}: {blocking} is a file. Move it away or choose --run-dir."
+        )
+    mend = "Choose a folder that you may write to with --run-dir."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        mend = "Free some space or choose another disk with --run-dir."
+    return UserError(f"Cannot write in {path}: {error.strerror or error}. {mend}")
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def run_path(
+    backend: str, task: str, agent: str, seed: int, name: str | None = None, root: str | Path = "runs"
+) -> Path:
+    """`runs/<backend>/<task>/<agent>[@name]/seed_<n>`.
+
+    Raises:
+      UserError: `name` does not serve as part of a folder's name.
+    """
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", name):
+        raise UserError(
+            f"--name is {name!r}; it must be 1 to 100 letters, digits or any of . _ + = , - and begin with a "
+            "letter or digit."
+        )
+    return Path(root, backend, task, f"{agent}@{name}" if name else agent, f"seed_{seed}")
+
+
+def resolved_config(
+    agent: str, task: str, backend: str, agent_config: Any, run_config: Any
+) -> dict[str, Any]:
+    """The content of `config.json` from the two option dataclasses, as it reads back (tuples as lists)."""
+    config = {
+        "format": FORMAT,
+        "agent": agent,
+        "task": task,
+        "backend": backend,
+        "agent_config": dataclasses.asdict(agent_config),
+        "run_config": dataclasses.asdict(run_config),
+    }
+    return json.loads(json.dumps(config, allow_nan=False))
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as one level of dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """`field is X there and Y here` for each field that differs, in the order of the fields."""
+    old, new = flatten(there), flatten(here)
+    absent = object()
+
+    def show(value: Any) -> str:
+        return "not set" if value is absent else json.dumps(value)
+
+    pairs = ((name, old.get(name, absent), new.get(name, absent)) for name in dict.fromkeys([*old, *new]))
+    return [f"{name} is {show(a)} there and {show(b)} here" for name, a, b in pairs if a != b]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """`config.json` of the run at `path`, its shape checked.
+
+    Raises:
+      UserError: it is damaged, or was written by a newer version.
+    """
+    file = path / "config.json"
+    config = read_json(file)
+    found = config.get("format") if isinstance(config, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer qsm (format {found}; this one reads {FORMAT}); update qsm."
+        )
+    for key, kind in CONFIG_KEYS.items():
+        if not isinstance(config, dict) or not isinstance(config.get(key), kind):
+            raise UserError(
+                f"{file} is damaged ({key!r} is missing or of the wrong type); restore it or start anew."
+            )
+    return config
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's numbers, as far as they are installed."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this file is part of (`+` after it: with changes), None outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        # An installed copy may lie in a virtual environment inside somebody else's checkout.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class RunDir:
+    """An existing run: its paths, its configuration, its status.
+
+    Attributes:
+      path: the folder.
+      config: content of `config.json`.
+      created: True where this process created the folder.
+    """
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], command: Sequence[str] = (), created: bool = False
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.created = created
+        self._command = list(command)
+        self._warned = False
+        self._warn: Callable[[str], None] = logging.getLogger(__name__).warning
+        self.train_csv = path / "train.csv"
+        self.eval_csv = path / "eval.csv"
+        self.tensorboard = path / "tensorboard"
+        self.wandb = path / "wandb"
+        self.checkpoints = path / "checkpoints"
+        self.log = path / "log.txt"
+
+    @classmethod
+    def create_or_open(cls, path: str | Path, config: dict[str, Any], command: Sequence[str] = ()) -> RunDir:
+        """Creates the run, or opens the run of the same configuration that is there.
+
+        Look at `finished` to tell a run that is done, and at `created` to tell a new one. Nothing is written
+        in an existing folder, and nothing is left behind by a refusal.
+
+        Raises:
+          UserError: the folder holds something else or a run of another configuration, or cannot be written.
+        """
+        path = Path(path)
+        config = json.loads(json.dumps(config, allow_nan=False))
+        try:
+            if _is_run(path):
+                return cls._open(path, config, command)
+            present = sorted(path.iterdir()) if path.is_dir() else []
+        except OSError as error:
+            raise explain(path, error) from error
+        if foreign := [entry.name for entry in present if not _is_temporary(entry)]:
+            raise UserError(
+                f"{path} is not empty and is no run (it holds {foreign[0]!r}); choose another folder with "
+                "--run-dir."
+            )
+        missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "config.json", config)
+        except OSError as error:
+            refusal = explain(path, error)
+            for folder in missing:
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+            raise refusal from error
+        return cls(path, config, command, created=True)
+
+    @classmethod
+    def _open(cls, path: Path, config: dict[str, Any], command: Sequence[str]) -> RunDir:
+        there = read_config(path)
+        if changed := differences(there, config):
+            more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise UserError(
+                f"{path} holds a run of other options: {'; '.join(changed[:5])}{more}. Repeat its options to "
+                "go on with it, or start another with --name or --run-dir."
+            )
+        run = cls(path, there, command)
+        if not run.finished:
+            probe = path / f".probe.{os.getpid()}.tmp"
+            try:
+                probe.write_bytes(b"")
+            finally:
+                remove_quietly(probe)
+        return run
+
+    def record_start(self, device: str, warn: Callable[[str], None] | None = None) -> None:
+        """Appends to `provenance.json` how this process runs, at the beginning and at each resumption.
+
+        Args:
+          device: kind of the device, such as `cpu` or `NVIDIA H200`.
+          warn: told, once, when a later `write_status` fails; the module's logger by default.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        self._warn = warn or self._warn
+        file = self.path / "provenance.json"
+        try:
+            starts = read_json(file) if file.exists() else []
+        except UserError as error:
+            self._warn(f"{error} Its former entries are replaced.")
+            starts = []
+        entry = {
+            "started": now(),
+            "command": self._command,
+            "device": device,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "commit": git_commit(),
+            "packages": package_versions(),
+        }
+        try:
+            write_json(file, [*starts, entry] if isinstance(starts, list) else [entry])
+        except OSError as error:
+            raise explain(self.path, error) from error
+
+    def write_status(
+        self, state: State, step: int, steps: int, last_return: float | None = None, message: str = ""
+    ) -> None:
+        """Replaces `status.json`; a failure is warned of once, and the next call tries again."""
+        if last_return is not None and not math.isfinite(last_return):
+            last_return = None
+        status = {"state": state, "step": step, "steps": steps, "updated": now()}
+        try:
+            write_json(self.path / "status.json", status | {"last_return": last_return, "message": message})
+        except OSError as error:
+            if not self._warned:
+                self._warn(f"{explain(self.path, error)} Training goes on; status.json is out of date.")
+            self._warned = True
+
+    def status(self) -> dict[str, Any]:
+        """Content of `status.json`; empty (an unfinished run) where there is none or it is damaged."""
+        try:
+            status = read_json(self.path / "status.json")
+        except UserError:
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    @property
+    def finished(self) -> bool:
+        """True where the run reached its last step."""
+        return self.status().get("state") == "finished"
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.exists(path / "config.json")
+
+
+def _is_temporary(path: Path) -> bool:
+    """A file left by `replace_file` in a process that was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def find_runs(path: str | Path, limit: int | None = None) -> Iterator[Path]:
+    """The runs at and below `path`, by name; looks into at most `limit` folders."""
+    for looked, (folder, folders, files) in enumerate(os.walk(path)):
+        if looked == limit:
+            return
+        if "config.json" in files:
+            folders.clear()
+            yield Path(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def load_run(path: str | Path) -> RunDir:
+    """The run at `path`, to be read.
+
+    Raises:
+      UserError: there is no run, or it cannot be read; names the runs nearby.
+    """
+    path = Path(path)
+    if _is_run(path):
+        return RunDir(path, read_config(path))
+    inside = next((parent for parent in path.parents if parent.name and _is_run(parent)), None)
+    if inside is not None:
+        raise UserError(f"{path} is no run folder but lies in one; give {inside}.")
+    exists = os.path.exists(path)
+    if exists and not os.path.isdir(path):
+        raise UserError(f"{path} is a file; give the folder of a run (the one that holds config.json).")
+    what = f"{path} is no run (it holds no config.json)" if exists else f"There is no folder {path}"
+    # A name mistyped at any level: look below the deepest folder that exists, unless that is everything.
+    base = next((folder for folder in (path, *path.parents) if os.path.isdir(folder)), Path())
+    vast = (
+        base.resolve() in (Path.cwd(), Path(os.path.expanduser("~")), Path(base.resolve().anchor))
+        and base != path
+    )
+    runs = [str(run) for run in find_runs("runs" if vast else base, SEARCH_LIMIT)]
+    if not runs:
+        raise UserError(f"{what}; train one with: qsm train AGENT TASK")
+    if not exists and (meant := nearest(str(path), runs)):
+        raise UserError(f"{what}.{meant}")
+    named = ", ".join(runs[:3])
+    raise UserError(f"{what}. Runs nearby: {named}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''}.")

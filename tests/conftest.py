@@ -1,0 +1,23 @@
+"""Every test runs on the CPU, with JAX's checks of keys and shapes on, and without a clock in its verdict."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile(
+    "qsm",
+    deadline=None,
+    # A slow machine is no failure.
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    # The same examples every time: whoever changes a file is not blamed for another's rare case.
+    derandomize=True,
+)
+hypothesis.settings.load_profile("qsm")
