@@ -21,7 +21,7 @@ PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3 python \
 # A PYTHON of another version than that of .venv sets up anew.
 OTHER_PYTHON := false
 ifdef PYTHON
-ifneq ($(shell $(PYTHON) --version 2>&1),$(shell $(BIN)/python --version 2>&1))
+ifneq ($(shell { $(PYTHON) --version; } 2>&1),$(shell { $(BIN)/python --version; } 2>/dev/null))
 OTHER_PYTHON := true
 .PHONY: $(READY)
 endif

@@ -76,7 +76,7 @@ class DashboardOptions:
         check_limits(self, self.limits)
 
 
-def train(arguments: Sequence[str]) -> None:
+def train(arguments: Sequence[str]) -> int:
     """`qsm train AGENT TASK [options]`."""
     usage = "qsm train AGENT TASK [options]"
     if arguments and arguments[0] in ("-h", "--help"):
@@ -84,12 +84,14 @@ def train(arguments: Sequence[str]) -> None:
         print(_agent_table())
         print("\nOptions of an agent and of its run: qsm train AGENT --help\nTasks: qsm tasks")
         print("\nexample: qsm train qsm cheetah-run --seed 3 --steps 1e6 --score-scale 120")
-        return
+        return 0
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"AGENT is missing. Usage: {usage}. Agents: {', '.join(agents.AGENTS)}")
     agent = arguments[0]
     if agent not in agents.AGENTS:
-        raise UserError(f"Unknown agent '{agent}'.{nearest(agent, agents.AGENTS)} List agents with: qsm agents")
+        raise UserError(
+            f"Unknown agent '{agent}'.{nearest(agent, agents.AGENTS)} List agents with: qsm agents"
+        )
     parser = Parser(
         f"qsm train {agent}",
         f"Train {agent} on TASK: {agents.AGENTS[agent].summary}. The same command again resumes.",
@@ -111,13 +113,14 @@ def train(arguments: Sequence[str]) -> None:
         for title, config in (("agent", agent_config), ("run", run_config)):
             print(f"\n{title} options", *show_options(config), sep="\n  ")
         print(f"\nrun folder\n  {run_dir}")
-        return
+        return 0
     from qsm.train import train as run_training
 
-    run_training(agent, task, agent_config, run_config, run_dir, ["qsm", "train", *arguments])
+    finished = run_training(agent, task, agent_config, run_config, run_dir, ["qsm", "train", *arguments])
+    return 0 if finished else INTERRUPTED
 
 
-def evaluate(arguments: Sequence[str]) -> None:
+def evaluate(arguments: Sequence[str]) -> int:
     """`qsm eval RUN [options]`."""
     example = f"runs/{BACKEND}/cartpole-swingup/qsm/seed_0"
     parser = Parser(
@@ -137,15 +140,16 @@ def evaluate(arguments: Sequence[str]) -> None:
     width = max(map(len, result), default=0)
     for name, value in result.items():
         print(f"{name:{width}}  {f'{value:.1f}' if isinstance(value, float) else value}")
+    return 0
 
 
-def tasks(arguments: Sequence[str]) -> None:
+def tasks(arguments: Sequence[str]) -> int:
     """`qsm tasks`."""
     Parser("qsm tasks", "List the tasks of the DeepMind Control Suite.").parse(arguments)
     names = _task_names()
     if not sys.stdout.isatty():
         print(*names, sep="\n")
-        return
+        return 0
     domains: dict[str, list[str]] = {}
     for name in names:
         domains.setdefault(name.partition("-")[0], []).append(name)
@@ -155,16 +159,18 @@ def tasks(arguments: Sequence[str]) -> None:
         print(domain)
         for start in range(0, len(members), columns):
             print("  " + "".join(f"{name:{width}}" for name in members[start : start + columns]).rstrip())
+    return 0
 
 
-def list_agents(arguments: Sequence[str]) -> None:
+def list_agents(arguments: Sequence[str]) -> int:
     """`qsm agents`."""
     Parser("qsm agents", "List the agents.").parse(arguments)
     print(_agent_table())
     print("\nOptions of an agent: qsm train AGENT --help")
+    return 0
 
 
-def dashboard(arguments: Sequence[str]) -> None:
+def dashboard(arguments: Sequence[str]) -> int:
     """`qsm dashboard [RUNS] [options]`: this process becomes TensorBoard, so that signals reach it."""
     parser = Parser(
         "qsm dashboard",
@@ -181,19 +187,20 @@ def dashboard(arguments: Sequence[str]) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason, other = error.strerror or str(error), port % 50_000 + 10_001
             raise UserError(
-                f"Port {port} cannot be used ({reason}). Choose another, such as --port {port % 50_000 + 10_001}"
+                f"Port {port} cannot be used ({reason}). Choose another, such as --port {other}"
             ) from None
     print(f"Dashboard of {runs} on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     address = ["--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), *address])
+    return 0  # only where a test replaces execv
 
 
 class Command(NamedTuple):
     """A command of `qsm`, with its usage and a line on what it does."""
 
-    run: Callable[[Sequence[str]], None]
+    run: Callable[[Sequence[str]], int]
     usage: str
     summary: str
 
@@ -207,7 +214,7 @@ COMMANDS = {
 }
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> int:
     """Runs the command that `arguments` name; raises UserError for a mistake in them."""
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
@@ -216,23 +223,23 @@ def run(arguments: Sequence[str]) -> None:
             print(f"  qsm {command + ' ' + entry.usage:32}  {entry.summary}")
         print(f"\n  {'qsm COMMAND --help':36}  options of a command\n  qsm --version")
         print("\nexample: qsm train qsm cheetah-run --seed 3 --steps 1e6")
-        return
+        return 0
     if name == "--version":
         print(f"qsm {qsm.__version__}")
-        return
+        return 0
     if name not in COMMANDS:
         if name in agents.AGENTS:
             raise UserError(f"Unknown command '{name}'. Did you mean 'qsm train {' '.join(arguments)}'?")
         what = "option" if name.startswith("-") else "command"
         meant = nearest(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"Unknown {what} '{name}'.{meant} Commands: {', '.join(COMMANDS)}")
-    COMMANDS[name].run(arguments[1:])
+    return COMMANDS[name].run(arguments[1:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `qsm` and returns its exit status: 2 for a mistake, told in one line; a bug keeps its traceback."""
+    """Runs `qsm` and returns its exit status: 2 for a mistake, told in one line. Bugs keep their traceback."""
     try:
-        run(sys.argv[1:] if arguments is None else arguments)
+        status = run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a closed pipe shows here and not at interpreter exit
     except UserError as error:
         print("qsm: error:", " ".join(str(error).splitlines()), file=sys.stderr)
@@ -244,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # As `qsm tasks | head`: nobody reads on. What is still buffered would raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    return 0
+    return status
 
 
 def _agent_table() -> str:

@@ -60,8 +60,8 @@ class RunConfig:
             raise ValueError(f"wandb is {self.wandb!r}; it must be one of {', '.join(get_args(WandbMode))}")
         if self.random_steps >= self.steps:
             raise ValueError(
-                f"random_steps is {self.random_steps}, but the run has only {self.steps} steps and would never "
-                "learn; lower random_steps or train for longer"
+                f"random_steps is {self.random_steps}, but the run has only {self.steps} steps and would "
+                "never learn; lower random_steps or train for longer"
             )
 
     @property

@@ -44,6 +44,7 @@ class Positional(NamedTuple):
 
     @property
     def shown(self) -> str:
+        """How usage lines write it."""
         return self.name.upper() if self.default is dataclasses.MISSING else f"[{self.name.upper()}]"
 
 
@@ -78,11 +79,18 @@ def read_number(text: str) -> float:
 
 def read_whole_numbers(text: str) -> tuple[int, ...]:
     """A tuple of ints from `256,256`; raises ValueError for anything else."""
-    return tuple(read_whole_number(entry.strip()) for entry in text.strip("()[] ").removesuffix(",").split(","))
+    return tuple(
+        read_whole_number(entry.strip()) for entry in text.strip("()[] ").removesuffix(",").split(",")
+    )
 
 
 KINDS: dict[Any, Kind] = {
-    int: Kind(read_whole_number, "a whole number such as 5000 or 1e6", "INT", lambda value: f"{value:_}" if value >= 10_000 else str(value)),
+    int: Kind(
+        read_whole_number,
+        "a whole number such as 5000 or 1e6",
+        "INT",
+        lambda value: f"{value:_}" if value >= 10_000 else str(value),
+    ),
     float: Kind(read_number, "a finite number such as 0.5 or 3e-4", "FLOAT", repr),
     str: Kind(str, "a text", "TEXT"),
     Path: Kind(Path, "a path", "PATH"),
@@ -150,7 +158,9 @@ class Parser:
             hints = get_type_hints(group)
             self.fields |= {field.name: hints[field.name] for field in dataclasses.fields(group)}
         self.flags = {flag_of(name): name for name in self.fields}
-        self.flags |= {"--no" + flag[1:]: name for flag, name in self.flags.items() if self.fields[name] is bool}
+        self.flags |= {
+            "--no" + flag[1:]: name for flag, name in self.flags.items() if self.fields[name] is bool
+        }
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Values of the positionals by name and an instance of each group by its title.
@@ -169,7 +179,7 @@ class Parser:
         return result
 
     def check(self, arguments: Sequence[str]) -> list[str]:
-        """The same arguments in the form `--flag=value ... -- positional ...`, each one known and of its type."""
+        """The same arguments as `--flag=value ... -- positional ...`, each one known and of its type."""
         options: dict[str, str] = {}
         words: list[str] = []
         queue = deque(arguments)
@@ -200,7 +210,9 @@ class Parser:
             sequence = flag if kind.metavar.count("INT") > 1 else None
             options[name] = f"{flag}={text}"
             if sequence and queue and re.fullmatch(r"\d+", queue[0]):
-                raise UserError(f"Unexpected argument '{queue[0]}'. Write {flag} {text},{queue[0]} with commas")
+                raise UserError(
+                    f"Unexpected argument '{queue[0]}'. Write {flag} {text},{queue[0]} with commas"
+                )
         self._check_words(words)
         return [*options.values(), "--", *words]
 
@@ -320,7 +332,7 @@ def _unchecked(group: type) -> type:
 
 
 def _registry() -> Any:
-    """tyro's constructors with ours before them."""
+    """The constructors of tyro with ours before them."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()

@@ -13,7 +13,7 @@ import sys
 from qsm.errors import UserError
 
 PYTHON = ((3, 11), (3, 13))
-"""First Python version that works and first that does not: labmaze, which dm_control needs, has no wheel for it."""
+"""First Python that works and first that does not: dm_control needs labmaze, which has no wheel for it."""
 
 MUJOCO = ((3, 17), (4,))
 """First mujoco version that works and first that does not; pyproject.toml says the same."""
@@ -28,8 +28,8 @@ def check_versions() -> None:
     python = sys.version_info[:2]
     if not PYTHON[0] <= python < PYTHON[1]:
         raise UserError(
-            f"Python {python[0]}.{python[1]} does not work (labmaze, which dm_control needs, has no wheel for it). "
-            "Install Python 3.12 or 3.11 and run: make setup PYTHON=python3.12"
+            f"Python {python[0]}.{python[1]} does not work (labmaze, which dm_control needs, has no wheel for it)."
+            " Install Python 3.12 or 3.11 and run: make setup PYTHON=python3.12"
         )
     control, mujoco = _installed("dm_control"), _installed("mujoco")
     if not MUJOCO[0] <= _release(mujoco) < MUJOCO[1]:

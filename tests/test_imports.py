@@ -18,7 +18,18 @@ MAY_IMPORT = {
     "scripts": {"agents", "envs", "qsm", "scripts"},
 }
 # Modules, or names of them, through which an agent could read or write.
-INPUT_OUTPUT = {"io", "logging", "os", "pathlib", "pickle", "requests", "shutil", "socket", "subprocess", "wandb"}
+INPUT_OUTPUT = {
+    "io",
+    "logging",
+    "os",
+    "pathlib",
+    "pickle",
+    "requests",
+    "shutil",
+    "socket",
+    "subprocess",
+    "wandb",
+}
 FILES = [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
 
 

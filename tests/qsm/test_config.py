@@ -25,9 +25,11 @@ def test_replay_ratio_is_exact(text: str, ratio: Fraction):
     assert RunConfig(replay_ratio=text).updates_per_step == ratio
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1/0", "nan", "inf", "1e999999999", "1025", "one", "1/2/3", "9" * 99])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "1/0", "nan", "inf", "1e999999999", "1025", "one", "1/2/3", "9" * 99]
+)
 def test_replay_ratio_that_cannot_be_is_refused(text: str):
-    with pytest.raises(ValueError, match="^replay_ratio is .*it must be"):
+    with pytest.raises(ValueError, match=r"^replay_ratio is .*it must be"):
         RunConfig(replay_ratio=text)
 
 
@@ -54,7 +56,7 @@ def test_a_value_out_of_limits_is_refused(field: str, value: object):
 
 @pytest.mark.parametrize("steps", [1, 10_000])
 def test_a_run_that_would_never_update_is_refused(steps: int):
-    with pytest.raises(ValueError, match="random_steps is 10000.*never learn"):
+    with pytest.raises(ValueError, match=r"random_steps is 10000.*never learn"):
         RunConfig(steps=steps)
     RunConfig(steps=steps + 1, random_steps=steps)
 
