@@ -21,7 +21,10 @@ class AgentEntry(NamedTuple):
 AGENTS: dict[str, AgentEntry] = {
     "qsm": AgentEntry("agents.qsm", "QSMConfig", "QSM", "Q-score matching as published (Psenka et al. 2024)"),
     "qsm-clean": AgentEntry(
-        "agents.qsm", "CleanQSMConfig", "CleanQSM", "Q-score matching on the exact score target, gradients at clean actions"
+        "agents.qsm",
+        "CleanQSMConfig",
+        "CleanQSM",
+        "Q-score matching on the exact score target, gradients at clean actions",
     ),
     "sac": AgentEntry("agents.sac", "SACConfig", "SAC", "Soft actor-critic (Haarnoja et al. 2018)"),
     "td3": AgentEntry("agents.td3", "TD3Config", "TD3", "Twin delayed DDPG (Fujimoto et al. 2018)"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -63,5 +63,5 @@ def adam_step(
     grads: Tree, state: optax.OptState, params: Tree, learning_rate: float | jax.Array
 ) -> tuple[Tree, optax.OptState]:
     """One step of Adam. The rate is an argument, not a constant, so that one program serves a sweep of it."""
-    updates, state = _adam.update(grads, state)
+    updates, state = _adam.update(cast(Any, grads), state)
     return jax.tree.map(lambda p, u: p - learning_rate * u, params, updates), state

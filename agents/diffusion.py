@@ -1,4 +1,4 @@
-"""Variance-preserving diffusion chains: noise schedules, forward noising and the reverse sampler (DESIGN 5; Ho et al. 2020).
+"""Variance-preserving diffusion chains: noise schedules, forward noising and the reverse sampler (Ho et al. 2020).
 
 Levels run t = 1..T; arrays over levels put level t at index t - 1.
 """
@@ -38,7 +38,9 @@ class Schedule(NamedTuple):
 
 
 @functools.cache
-def make_schedule(name: ScheduleName, num_levels: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Schedule:
+def make_schedule(
+    name: ScheduleName, num_levels: int, beta_min: float = 0.1, beta_max: float = 10.0
+) -> Schedule:
     """The chain `name` with T = `num_levels` levels.
 
     vp:     alpha_t = exp(-beta_min/T - (beta_max - beta_min)(2t - 1)/(2 T^2)), the schedule of the QSM code.
@@ -124,7 +126,9 @@ def sample(
     # All noise at once: row 0 starts the chain, row i > 0 belongs to the step that leaves index i.
     noise = jax.random.normal(key, (num_levels, *shape))
 
-    def reverse_step(noised: jax.Array, inputs: tuple[jax.Array, _LevelConstants, jax.Array]) -> tuple[jax.Array, None]:
+    def reverse_step(
+        noised: jax.Array, inputs: tuple[jax.Array, _LevelConstants, jax.Array]
+    ) -> tuple[jax.Array, None]:
         index, level, step_noise = inputs
         clean = (noised - level.sigma * predict_noise(index, noised)) / level.root_abar
         if clip_clean is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,11 @@ def mish(x: jax.Array) -> jax.Array:
     w = jnp.exp(jnp.minimum(x, 20.0))  # beyond 20 the ratio is one in float32
     n = w * (w + 2.0)
     return x * (n / (n + 2.0))
+
+
+def apply(module: nn.Module, params: Any, *inputs: jax.Array, method: str | None = None) -> Any:
+    """Output of `module`, which for a module with parameters alone is all that flax returns."""
+    return module.apply(params, *inputs, method=method)
 
 
 class MLP(nn.Module):
@@ -113,7 +119,9 @@ class ScoreNetwork(nn.Module):
         code = self.time_mlp(jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1))
         return code @ self.kernel[self.observation_size + self.action_size :]
 
-    def denoise(self, encoded_observation: jax.Array, encoded_level: jax.Array, action: jax.Array) -> jax.Array:
+    def denoise(
+        self, encoded_observation: jax.Array, encoded_level: jax.Array, action: jax.Array
+    ) -> jax.Array:
         """Predicted noise `[B, A]` from both contributions `[B, H]` and the noised action `[B, A]`."""
         own = action @ self.kernel[self.observation_size : self.observation_size + self.action_size]
         x = encoded_observation + encoded_level + own

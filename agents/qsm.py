@@ -90,7 +90,7 @@ class CleanQSMConfig(DiffusionConfig):
     """Polyak rate of the slow score network that actions are drawn from, per update."""
     sample_clip: float = 3.0
     """Bound of the clean action, before its tanh, that the sampler may imply at any step."""
-    act_with_average: bool = False
+    act_with_average: bool = True
     """Act with the slow score network instead of the latest one."""
 
     limits: ClassVar[Limits] = DiffusionConfig.limits | {
@@ -106,7 +106,9 @@ class State(NamedTuple):
 
     score_params: Any
     score_optimizer: Any
-    draw_params: Any  # slow average of score_params that clean-gradient QSM draws its actions from; () as published
+    draw_params: (
+        Any  # slow average of score_params that clean-gradient QSM draws its actions from; () as published
+    )
     critic_params: Any
     critic_optimizer: Any
     target_critic_params: Any
@@ -181,15 +183,17 @@ class QSM:
         """mean_i Q_i(s, a) `[B]` and its gradient by the action `[B, A]`."""
 
         def total(action: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value = self.critic.apply(critic_params, observation, action).mean(axis=0)
+            value = networks.apply(self.critic, critic_params, observation, action).mean(axis=0)
             return value.sum(), value
 
         (_, value), gradient = jax.value_and_grad(total, has_aux=True)(action)
         return value, gradient
 
-    def score_loss(self, params: Any, observation: jax.Array, target: ScoreTarget) -> tuple[jax.Array, Metrics]:
+    def score_loss(
+        self, params: Any, observation: jax.Array, target: ScoreTarget
+    ) -> tuple[jax.Array, Metrics]:
         """Mean squared error of the predicted noise, over batch and action components."""
-        predicted = self.score.apply(params, observation, target.noised, target.level)
+        predicted = networks.apply(self.score, params, observation, target.noised, target.level)
         loss = jnp.square(predicted - target.noise).mean()
         norms = jnp.linalg.norm(predicted, axis=-1) * jnp.linalg.norm(target.noise, axis=-1)
         cosine = (predicted * target.noise).sum(axis=-1) / jnp.maximum(norms, 1e-8)
@@ -208,12 +212,18 @@ class QSM:
             clip=1.0,
         )
 
-    def noise_predictor(self, params: Any, observation: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def noise_predictor(
+        self, params: Any, observation: jax.Array
+    ) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """The score network as the sampler calls it; what every level shares is computed here, once."""
         module = self.score
-        encoded = module.apply(params, observation, method="encode_observation")
-        levels = module.apply(params, jnp.arange(1, self.config.denoising_steps + 1), method="encode_level")
-        return lambda index, noised: module.apply(params, encoded, levels[index][None], noised, method="denoise")
+        encoded = networks.apply(module, params, observation, method="encode_observation")
+        levels = networks.apply(
+            module, params, jnp.arange(1, self.config.denoising_steps + 1), method="encode_level"
+        )
+        return lambda index, noised: networks.apply(
+            module, params, encoded, levels[index][None], noised, method="denoise"
+        )
 
     def noisy(self, action: jax.Array, hyperparameters: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         """Actions plus Gaussian noise, clipped to [-1, 1]."""
@@ -236,7 +246,11 @@ class QSM:
         actions = self.sample(params, repeated, sample_key)
         if num_samples == 1:
             return actions
-        values = self.critic.apply(state.critic_params, repeated, actions).min(axis=0).reshape(batch, num_samples)
+        values = (
+            networks.apply(self.critic, state.critic_params, repeated, actions)
+            .min(axis=0)
+            .reshape(batch, num_samples)
+        )
         best = values.argmax(axis=1)
         return actions.reshape(batch, num_samples, -1)[jnp.arange(batch), best]
 
@@ -256,7 +270,9 @@ class QSM:
             critic_optimizer=critics.adam_init(critic_params),
             target_critic_params=jax.tree.map(jnp.copy, critic_params),
             gradient_size=jnp.zeros(()),
-            hyperparameters={k: jnp.asarray(v, jnp.float32) for k, v in self.config.hyperparameters().items()},
+            hyperparameters={
+                k: jnp.asarray(v, jnp.float32) for k, v in self.config.hyperparameters().items()
+            },
         )
 
     def observe(self, state: State, time_step: Any) -> State:
@@ -274,17 +290,21 @@ class QSM:
         sampled = self.sample(self.acting_params(state), batch.next_observation, sample_key)
         return self.noisy(sampled, state.hyperparameters, noise_key), batch.action
 
-    def update(self, state: State, batch: Transition, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, batch: Transition, key: jax.Array, step: jax.Array
+    ) -> tuple[State, Metrics]:
         """Critics, then the score network against the critics just updated, then the slow copies."""
         draw_key, score_key, spread_key = jax.random.split(key, 3)
         hyper = state.hyperparameters
         next_action, clean = self.draw(state, batch, draw_key)
 
-        next_values = self.critic.apply(state.target_critic_params, batch.next_observation, next_action)
+        next_values = networks.apply(
+            self.critic, state.target_critic_params, batch.next_observation, next_action
+        )
         target = critics.td_target(batch.reward, batch.discount, next_values)
 
         def loss_of_critics(params: Any) -> tuple[jax.Array, jax.Array]:
-            values = self.critic.apply(params, batch.observation, batch.action)
+            values = networks.apply(self.critic, params, batch.observation, batch.action)
             return critics.critic_loss(values, target), values
 
         grads, values = jax.grad(loss_of_critics, has_aux=True)(state.critic_params)
@@ -313,7 +333,9 @@ class QSM:
             draw_params=self.next_draw_params(state, score_params),
             critic_params=critic_params,
             critic_optimizer=critic_optimizer,
-            target_critic_params=critics.polyak(state.target_critic_params, critic_params, hyper["target_rate"]),
+            target_critic_params=critics.polyak(
+                state.target_critic_params, critic_params, hyper["target_rate"]
+            ),
             gradient_size=gradient_size,
         )
         return state, metrics
@@ -331,7 +353,7 @@ class QSM:
 
 @dataclasses.dataclass(frozen=True)
 class CleanQSM(QSM):
-    """Q-score matching on the exact score target (DESIGN 5): `exp(Q/tau)` is a fixed point at every noise level.
+    """Q-score matching on the exact score target (docs/qsm-clean.md): `exp(Q/tau)` is its fixed point.
 
     Diffusion lives before a tanh, a = tanh(u); u_0 is drawn from a slow average of the policy itself.
     """

@@ -100,7 +100,9 @@ class SAC:
             target_critic_params=jax.tree.map(jnp.copy, critic_params),
             log_temperature=log_temperature,
             temperature_optimizer=critics.adam_init(log_temperature),
-            hyperparameters={k: jnp.asarray(v, jnp.float32) for k, v in self.config.hyperparameters().items()},
+            hyperparameters={
+                k: jnp.asarray(v, jnp.float32) for k, v in self.config.hyperparameters().items()
+            },
         )
 
     def observe(self, state: State, time_step: Any) -> State:
@@ -109,29 +111,37 @@ class SAC:
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         """A sample to explore, the tanh of the Gaussian's mean in evaluation; `[B, A]`."""
         if mode == "evaluate":
-            mean, _ = self.actor.apply(state.actor_params, observation)
+            mean, _ = networks.apply(self.actor, state.actor_params, observation)
             return jnp.tanh(mean)
         action, _ = self.sample(state.actor_params, observation, key)
         return action
 
-    def sample(self, actor_params: Any, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sample(
+        self, actor_params: Any, observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Reparametrised actions `[B, A]` and their log-probabilities `[B]`."""
-        mean, log_std = self.actor.apply(actor_params, observation)
+        mean, log_std = networks.apply(self.actor, actor_params, observation)
         unsquashed = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
         return jnp.tanh(unsquashed), log_probability(unsquashed, mean, log_std)
 
-    def update(self, state: State, batch: Transition, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, batch: Transition, key: jax.Array, step: jax.Array
+    ) -> tuple[State, Metrics]:
         """Critics, then the actor against the critics just updated, then the temperature."""
         next_key, actor_key = jax.random.split(key)
         hyper = state.hyperparameters
         temperature = jnp.exp(state.log_temperature)
 
         next_action, next_log_prob = self.sample(state.actor_params, batch.next_observation, next_key)
-        next_values = self.critic.apply(state.target_critic_params, batch.next_observation, next_action)
-        target = critics.td_target(batch.reward, batch.discount, next_values - temperature * next_log_prob[None])
+        next_values = networks.apply(
+            self.critic, state.target_critic_params, batch.next_observation, next_action
+        )
+        target = critics.td_target(
+            batch.reward, batch.discount, next_values - temperature * next_log_prob[None]
+        )
 
         def loss_of_critics(params: Any) -> tuple[jax.Array, jax.Array]:
-            values = self.critic.apply(params, batch.observation, batch.action)
+            values = networks.apply(self.critic, params, batch.observation, batch.action)
             return critics.critic_loss(values, target), values
 
         grads, values = jax.grad(loss_of_critics, has_aux=True)(state.critic_params)
@@ -141,7 +151,7 @@ class SAC:
 
         def loss_of_actor(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
             action, log_prob = self.sample(params, batch.observation, actor_key)
-            value = self.critic.apply(critic_params, batch.observation, action).min(axis=0)
+            value = networks.apply(self.critic, critic_params, batch.observation, action).min(axis=0)
             return (temperature * log_prob - value).mean(), (action, log_prob, value)
 
         (actor_loss, (action, log_prob, value)), grads = jax.value_and_grad(loss_of_actor, has_aux=True)(
@@ -152,9 +162,14 @@ class SAC:
         )
 
         # Gradient of alpha (entropy - target entropy) by log alpha: entropy above its target lowers alpha.
-        temperature_grad = self.temperature_gradient(temperature, log_prob, hyper["target_entropy_per_action"])
+        temperature_grad = self.temperature_gradient(
+            temperature, log_prob, hyper["target_entropy_per_action"]
+        )
         log_temperature, temperature_optimizer = critics.adam_step(
-            temperature_grad, state.temperature_optimizer, state.log_temperature, hyper["temperature_learning_rate"]
+            temperature_grad,
+            state.temperature_optimizer,
+            state.log_temperature,
+            hyper["temperature_learning_rate"],
         )
 
         metrics = critics.critic_metrics(values, target) | {
@@ -169,7 +184,9 @@ class SAC:
             actor_optimizer=actor_optimizer,
             critic_params=critic_params,
             critic_optimizer=critic_optimizer,
-            target_critic_params=critics.polyak(state.target_critic_params, critic_params, hyper["target_rate"]),
+            target_critic_params=critics.polyak(
+                state.target_critic_params, critic_params, hyper["target_rate"]
+            ),
             log_temperature=log_temperature,
             temperature_optimizer=temperature_optimizer,
         )

@@ -88,7 +88,9 @@ class TD3:
             critic_params=critic_params,
             critic_optimizer=critics.adam_init(critic_params),
             target_critic_params=jax.tree.map(jnp.copy, critic_params),
-            hyperparameters={k: jnp.asarray(v, jnp.float32) for k, v in self.config.hyperparameters().items()},
+            hyperparameters={
+                k: jnp.asarray(v, jnp.float32) for k, v in self.config.hyperparameters().items()
+            },
         )
 
     def observe(self, state: State, time_step: Any) -> State:
@@ -96,7 +98,7 @@ class TD3:
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         """The actor's action `[B, A]`, plus clipped Gaussian noise to explore."""
-        action = self.actor.apply(state.actor_params, observation)
+        action = networks.apply(self.actor, state.actor_params, observation)
         if mode == "evaluate":
             return action
         noise = state.hyperparameters["action_noise"] * jax.random.normal(key, action.shape)
@@ -105,20 +107,24 @@ class TD3:
     def target_action(self, state: State, next_observation: jax.Array, key: jax.Array) -> jax.Array:
         """Target policy smoothing: the target actor plus clipped noise, clipped to [-1, 1]; `[B, A]` (eq. 14)."""
         hyper = state.hyperparameters
-        action = self.actor.apply(state.target_actor_params, next_observation)
+        action = networks.apply(self.actor, state.target_actor_params, next_observation)
         noise = hyper["target_noise"] * jax.random.normal(key, action.shape)
         noise = jnp.clip(noise, -hyper["target_noise_clip"], hyper["target_noise_clip"])
         return jnp.clip(action + noise, -1.0, 1.0)
 
-    def update(self, state: State, batch: Transition, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, batch: Transition, key: jax.Array, step: jax.Array
+    ) -> tuple[State, Metrics]:
         """Critics every time; the actor and both targets every `policy_delay` updates (Algorithm 1)."""
         hyper = state.hyperparameters
         next_action = self.target_action(state, batch.next_observation, key)
-        next_values = self.critic.apply(state.target_critic_params, batch.next_observation, next_action)
+        next_values = networks.apply(
+            self.critic, state.target_critic_params, batch.next_observation, next_action
+        )
         target = critics.td_target(batch.reward, batch.discount, next_values)
 
         def loss_of_critics(params: Any) -> tuple[jax.Array, jax.Array]:
-            values = self.critic.apply(params, batch.observation, batch.action)
+            values = networks.apply(self.critic, params, batch.observation, batch.action)
             return critics.critic_loss(values, target), values
 
         grads, values = jax.grad(loss_of_critics, has_aux=True)(state.critic_params)
@@ -132,7 +138,9 @@ class TD3:
             return self.update_actor_and_targets(state, batch)
 
         def wait(state: State) -> tuple[State, dict[str, Mean]]:
-            return state, {name: critics.skipped() for name in ("actor/loss", "policy/q", "policy/saturation")}
+            return state, {
+                name: critics.skipped() for name in ("actor/loss", "policy/q", "policy/saturation")
+            }
 
         is_due = (step + 1) % self.config.policy_delay == 0
         state, actor_metrics = jax.lax.cond(is_due, delayed, wait, state)
@@ -143,9 +151,9 @@ class TD3:
         hyper = state.hyperparameters
 
         def loss_of_actor(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            action = self.actor.apply(params, batch.observation)
+            action = networks.apply(self.actor, params, batch.observation)
             first = jax.tree.map(lambda leaf: leaf[:1], state.critic_params)
-            value = self.first_critic.apply(first, batch.observation, action)
+            value = networks.apply(self.first_critic, first, batch.observation, action)
             return -value.mean(), (action, value)
 
         (loss, (action, value)), grads = jax.value_and_grad(loss_of_actor, has_aux=True)(state.actor_params)

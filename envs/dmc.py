@@ -6,7 +6,6 @@ Nothing here needs JAX or a display. Frames are drawn in a child process: see `e
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import os
@@ -14,6 +13,7 @@ import os
 import numpy as np
 
 from envs.api import EnvSpec, StepType, TimeStep, time_step
+from envs.tasks import check_task
 
 # dm_control picks its OpenGL backend when it is first imported. Without a display that ends in GLFW, which
 # warns that it cannot work; simulation needs no backend at all.
@@ -30,22 +30,9 @@ _UNBOUNDED = 1e10  # dm_control's bound for an actuator that has none (mujoco.mj
 _MAX_SEED = 2**32 - 1  # of numpy.random.RandomState, which the suite draws from
 
 
-def task_names() -> tuple[str, ...]:
-    """Names of all tasks of the installed suite, `domain-task`, in the suite's order."""
+def suite_task_names() -> tuple[str, ...]:
+    """Names of all tasks as the suite itself lists them, `domain-task`; `envs.tasks.task_names` is quicker."""
     return tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
-
-
-def check_task(task: str) -> None:
-    """Returns if `task` exists.
-
-    Raises:
-        ValueError: it does not; the message has the nearest name, where one is near.
-    """
-    names = task_names()
-    if task not in names:
-        nearest = difflib.get_close_matches(task, names, n=1)
-        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-        raise ValueError(f"Unknown task '{task}'.{hint} List tasks with: qsm tasks")
 
 
 def make_env(task: str, seed: int, action_repeat: int = 1, *, renderable: bool = False) -> DmcEnvironment:
@@ -55,7 +42,7 @@ def make_env(task: str, seed: int, action_repeat: int = 1, *, renderable: bool =
     springs from `seed` too, once: other seeds are other systems there, not only other initial states.
 
     Args:
-        task: a name of `task_names()`.
+        task: a name of `envs.tasks.task_names()`.
         seed: of the task's randomness, 0 to 2**32 - 1.
         action_repeat: control steps for which an action is held.
         renderable: whether `DmcEnvironment.render` will be called, which takes an OpenGL backend.

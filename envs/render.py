@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.tasks import check_task
+
 SUFFIXES = (".mp4", ".gif")
 
 _BACKENDS = ("egl", "osmesa")  # values of MUJOCO_GL, the graphics card first
@@ -87,7 +89,7 @@ def render_episode(
         RuntimeError: the replay failed, for instance because the episode ends before the actions do.
     """
     path = check_path(path)
-    _check_task(task)
+    check_task(task)
     for name, size in (("width", width), ("height", height)):
         if size < 2 or size % 2:
             raise ValueError(f"{name} is {size}; it must be an even number of pixels, as MP4 takes no other.")
@@ -138,12 +140,6 @@ def render_episode(
         "No OpenGL backend can draw the video. Install one (on Debian or Ubuntu: apt-get install libegl1 "
         f"libosmesa6) and try again. {'; '.join(failures)}"
     )
-
-
-def _check_task(task: str) -> None:
-    from envs import dmc  # here, as the child may import dm_control only once it can tell why that fails
-
-    dmc.check_task(task)
 
 
 def _child_environment(backend: str) -> dict[str, str]:

@@ -33,7 +33,12 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         self._folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = {
+            "agent": ocp.StandardCheckpointHandler(),
+            "replay": ocp.StandardCheckpointHandler(),
+            "counters": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:
@@ -58,9 +63,14 @@ class Checkpoints:
           UserError: it does not fit `learner`'s agent.
         """
         step = self.latest_step
+        assert step is not None, "ask latest_step first"
         template = jax.eval_shape(learner.init_agent)
         try:
-            items = self._manager.restore(step, args=ocp.args.Composite(agent=ocp.args.StandardRestore(template)))
+            # Asked before reading, for orbax would tell of a misfit in pages of warnings.
+            _check_shapes(_shapes(self._manager.item_metadata(step)["agent"]), _shapes(template))
+            items = self._manager.restore(
+                step, args=ocp.args.Composite(agent=ocp.args.StandardRestore(template))
+            )
         except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
             reason = str(error).splitlines()[0][:200]
             raise UserError(f"the checkpoint {self._folder / str(step)} cannot be read: {reason}") from error
@@ -88,13 +98,29 @@ class Checkpoints:
         self._manager.close()
 
 
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf, by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+
+
+def _check_shapes(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError, naming the first leaf that differs."""
+    for name in (*here, *there):
+        if there.get(name) != here.get(name):
+            saved, built = there.get(name, "absent"), here.get(name, "absent")
+            raise ValueError(f"{name} is {saved} there and {built} in this agent")
+
+
 def restore_agent(folder: Path, learner: Learner) -> tuple[Any, int]:
     """The newest learned state below `folder`, and its environment step.
 
     Raises:
       UserError: there is none, or it does not fit.
     """
-    nothing = UserError(f"{folder.parent} has no checkpoint yet; let the training go on, or resume it with its command.")
+    nothing = UserError(
+        f"{folder.parent} has no checkpoint yet; let the training go on, or resume it with its command."
+    )
     if not folder.is_dir():
         raise nothing
     with Checkpoints(folder) as checkpoints:

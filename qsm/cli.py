@@ -271,12 +271,16 @@ def _options_of_others(agent: str) -> dict[str, str]:
 
 def _task_names() -> tuple[str, ...]:
     check_versions()
-    from envs import dmc
+    from envs.tasks import task_names
 
-    return dmc.task_names()
+    return task_names()
 
 
 def _check_task(task: str) -> None:
-    names = _task_names()
-    if task not in names:
-        raise UserError(f"Unknown task '{task}'.{nearest(task, names)} List tasks with: qsm tasks")
+    from envs.tasks import check_task
+
+    check_versions()
+    try:
+        check_task(task)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -59,7 +59,9 @@ def evaluate(
     running = list(range(len(environments)))
     for tick in range(10**9):
         # A fresh array each tick: the CPU backend reads NumPy arguments in place, and may still be at it.
-        actions = np.asarray(learner.act_to_evaluate(agent_state, observations.copy(), np.int32(step), np.int32(tick)))
+        actions = np.asarray(
+            learner.act_to_evaluate(agent_state, observations.copy(), np.int32(step), np.int32(tick))
+        )
         if record is not None and running[0] == 0:
             record.append(actions[0].copy())
         still = []
@@ -79,7 +81,11 @@ def evaluate(
 
 
 def evaluate_run(
-    run_dir: Path, episodes: int = 10, seed: int = 0, eval_samples: int | None = None, video: Path | None = None
+    run_dir: Path,
+    episodes: int = 10,
+    seed: int = 0,
+    eval_samples: int | None = None,
+    video: Path | None = None,
 ) -> dict[str, Any]:
     """Plays the newest checkpoint of a run: `qsm eval`.
 

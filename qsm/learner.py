@@ -91,19 +91,27 @@ class Learner:
         return replay.create(self.capacity, self.num_envs, self.spec.observation_size, self.spec.action_size)
 
     def _init_agent(self) -> Any:
-        return self.agent.init(self.streams.init)
+        return self.agent.init(jax.random.clone(self.streams.init))  # asked again, it answers the same
 
     def _init(self) -> TrainState:
         return TrainState(self._init_agent(), self._empty_replay(), self._zeros())
 
     def _act(
-        self, agent_state: Any, observation: jax.Array, step: jax.Array, tick: jax.Array, is_random: jax.Array, mode: Mode
+        self,
+        agent_state: Any,
+        observation: jax.Array,
+        step: jax.Array,
+        tick: jax.Array,
+        is_random: jax.Array,
+        mode: Mode,
     ) -> jax.Array:
         stream = self.streams.explore if mode == "explore" else self.streams.evaluate
         key = jax.random.fold_in(jax.random.fold_in(stream, step), tick)
         policy = functools.partial(self.agent.act, agent_state, observation, mode=mode)
         shape = (observation.shape[0], self.spec.action_size)
-        return jax.lax.cond(is_random, lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0), policy, key)
+        return jax.lax.cond(
+            is_random, lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0), policy, key
+        )
 
     def _learn(
         self,

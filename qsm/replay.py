@@ -1,4 +1,4 @@
-"""One replay buffer for the host loop, the device loop and the seed axis (DESIGN, data flow).
+"""One replay buffer for the host loop, the device loop and the seed axis (docs/architecture.md).
 
 Each time step is stored once, in the row of its arrival: the observation, with the action, reward and discount
 that led to it. n-step transitions are formed when sampling. All functions are pure and un-jitted; a `Replay` is
@@ -9,7 +9,7 @@ Write before you read: on the CPU backend a gather before the write in the same 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,14 @@ import numpy as np
 from agents.api import Sampling, Transition
 from envs.api import StepType, TimeStep
 
-
 ROW_FIELDS = ("observation", "action", "reward", "discount", "step_type")
 
 
 class Replay(NamedTuple):
-    """Ring of T rows for each of N environments stepped together. Fields of a FIRST row other than its
-    observation mean nothing."""
+    """Ring of T rows for each of N environments stepped together.
+
+    Fields of a FIRST row other than its observation mean nothing.
+    """
 
     observation: jax.Array  # [T, N, O] float32
     action: jax.Array  # [T, N, A] float32, the action that led here
@@ -61,7 +62,7 @@ def insert(replay: Replay, action: jax.Array, time_step: TimeStep) -> Replay:
     """Writes one row: `action` `[N, A]` and the `time_step` (leading axis `[N]`) that it led to."""
     row = (time_step.observation, action, time_step.reward, time_step.discount, time_step.step_type)
 
-    def write(name: str, values: jax.Array) -> jax.Array:
+    def write(name: str, values: Any) -> jax.Array:
         storage = getattr(replay, name)
         return jax.lax.dynamic_update_index_in_dim(storage, values.astype(storage.dtype), replay.cursor, 0)
 
@@ -75,10 +76,10 @@ def insert(replay: Replay, action: jax.Array, time_step: TimeStep) -> Replay:
 def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key: jax.Array) -> Transition:
     """A batch of n-step transitions, uniform over valid starts and environments. All arrays are fresh.
 
-    A row is a valid start if another row of its episode follows and its window is closed: n rows have
-    been written after it, or its episode ended before that, in which case n is shortened with the matching power of
-    gamma. An episode ends at its LAST row, or where the next row is FIRST (a run that was interrupted). Starts are drawn
-    by rejection, so the buffer must hold at least one (see `has_start`).
+    A row is a valid start if another row of its episode follows and its window is closed: n rows have been written
+    after it, or its episode ended before that, in which case n is shortened with the matching power of gamma. An
+    episode ends at its LAST row, or where the next row is FIRST (a run that was interrupted). Starts are drawn by
+    rejection, so the buffer must hold at least one.
 
     Args:
       discount: gamma per row; an argument so that it may be a swept hyperparameter.
@@ -125,7 +126,9 @@ def _is_start(replay: Replay, oldest: jax.Array, age: jax.Array, env: jax.Array,
     return valid & closed
 
 
-def _transition(replay: Replay, row: jax.Array, env: jax.Array, gamma: jax.Array | float, n: int) -> Transition:
+def _transition(
+    replay: Replay, row: jax.Array, env: jax.Array, gamma: jax.Array | float, n: int
+) -> Transition:
     """The n-step transitions that start at `row` `[B]`, shortened where the episode ends."""
     num_rows = replay.capacity
     reward = jnp.zeros(row.shape)

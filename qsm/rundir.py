@@ -38,9 +38,9 @@ CONFIG_KEYS: dict[str, type] = {
     "run_config": dict,
 }
 PACKAGES = (
-    "qsm jax jaxlib flax optax orbax-checkpoint numpy mujoco mujoco-mjx dm-control dm-env "
-    "wandb tensorboardX tyro rich"
-).split()
+    *("qsm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("mujoco", "mujoco-mjx", "dm-control", "dm-env", "wandb", "tensorboardX", "tyro", "rich"),
+)
 SEARCH_LIMIT = 2_000
 """Folders looked into when a path is no run and the runs below it are to be named."""
 

@@ -17,7 +17,7 @@ import numpy as np
 import agents
 from envs import dmc
 from envs.api import HostEnvironment, StepType, TimeStep
-from qsm import replay, rundir
+from qsm import rundir
 from qsm.checkpoint import Checkpoints, Counters
 from qsm.config import RunConfig
 from qsm.display import Display, open_log
@@ -100,7 +100,12 @@ def run_loop(
 
 
 def train(
-    agent_name: str, task: str, agent_config: Any, config: RunConfig, run_dir: Path, command: Sequence[str] = ()
+    agent_name: str,
+    task: str,
+    agent_config: Any,
+    config: RunConfig,
+    run_dir: Path,
+    command: Sequence[str] = (),
 ) -> bool:
     """Trains `agent_name` on `task` into `run_dir`: `qsm train`. Resumes what is unfinished, leaves what is finished.
 
@@ -119,7 +124,9 @@ def train(
     resolved = rundir.resolved_config(agent_name, task, BACKEND, agent_config, config)
     run = rundir.RunDir.create_or_open(run_dir, resolved, command)
     if run.finished:
-        print(f"{run.path} is finished ({config.steps:,} steps); nothing to do. Look at it with: qsm eval {run.path}")
+        print(
+            f"{run.path} is finished ({config.steps:,} steps); nothing to do. Look at it with: qsm eval {run.path}"
+        )
         return True
     learner = Learner(agent, spec, config.seed, config.replay_capacity)
     # Every environment is made with the training seed, for it draws the system itself in lqr; episodes are reseeded.
@@ -132,7 +139,9 @@ def train(
         resumed = checkpoints.latest_step is not None
         if resumed:
             state, start = checkpoints.restore(learner)
-            environment.reseed(int(np.random.SeedSequence((config.seed, start.step)).generate_state(1)[0] >> 1))
+            # The spawn key keeps this apart from the seeds of evaluation: to entropy, (seed, step) is (seed, step, 0).
+            fresh = np.random.SeedSequence((config.seed, start.step), spawn_key=(1,))
+            environment.reseed(int(fresh.generate_state(1)[0] >> 1))
         else:
             state = learner.init()
         header = {
@@ -143,19 +152,28 @@ def train(
             "run": str(run.path),
         }
         display = Display(config.steps, header, log=open_log(run.log), first_step=start.step)
-        with display, MetricWriter(run, config.wandb, start.step if resumed else None, display.warn) as writer:
+        with (
+            display,
+            MetricWriter(run, config.wandb, start.step if resumed else None, display.warn) as writer,
+        ):
             run.record_start(device.device_kind, display.warn)
             if resumed:
                 display.info(f"resuming at step {start.step:,}")
             session = _Session(run, config, learner, writer, display, checkpoints, evaluation_environments)
             try:
                 with _interrupts(display) as should_stop:
-                    state, end = run_loop(learner, environment, config, state, start, session.hooks(should_stop))
+                    state, end = run_loop(
+                        learner, environment, config, state, start, session.hooks(should_stop)
+                    )
                     checkpoints.save(state, end)
             except BaseException as error:
                 reason = str(error).splitlines()[0] if str(error) else ""
                 run.write_status(
-                    "failed", session.step, config.steps, session.last_return, f"{type(error).__name__}: {reason}"
+                    "failed",
+                    session.step,
+                    config.steps,
+                    session.last_return,
+                    f"{type(error).__name__}: {reason}",
                 )
                 raise
             finished = end.step >= config.steps

@@ -74,7 +74,9 @@ def matmul_rate(batch: int, width: int, blocks: int) -> float:
     return 50 * 2 * batch * width**2 / float(np.median(times)) / 1e9
 
 
-def replay_milliseconds(capacity: int, observation_size: int, action_size: int, blocks: int, width: int) -> float:
+def replay_milliseconds(
+    capacity: int, observation_size: int, action_size: int, blocks: int, width: int
+) -> float:
     """One insert and one sample of `width` transitions, from a full buffer."""
     buffer = jax.jit(lambda: replay.create(capacity, 1, observation_size, action_size))()
     buffer = buffer._replace(
@@ -82,7 +84,9 @@ def replay_milliseconds(capacity: int, observation_size: int, action_size: int, 
     )
     sampling = agents.config_class("sac")(batch_size=width).sampling
 
-    def program(buffer: replay.Replay, action: Any, time_step: TimeStep, key: Any) -> tuple[replay.Replay, Transition]:
+    def program(
+        buffer: replay.Replay, action: Any, time_step: TimeStep, key: Any
+    ) -> tuple[replay.Replay, Transition]:
         buffer = replay.insert(buffer, action, time_step)
         return buffer, replay.sample(buffer, sampling, 0.99, key)
 
@@ -134,7 +138,9 @@ class Bench:
         def log(step: int, state: TrainState, num_updates: int) -> TrainState:
             return self.learner.drain(state)[0]
 
-        hooks = Hooks(lambda step: None, lambda step, state: None, log, lambda state, counters: None, lambda: False)
+        hooks = Hooks(
+            lambda step: None, lambda step, state: None, log, lambda state, counters: None, lambda: False
+        )
         began = time.perf_counter()
         self.state, self.counters = run_loop(
             self.learner, self.environment, config, self.state, self.counters, hooks
@@ -160,7 +166,7 @@ class Bench:
 
         def flops(count: int) -> float:
             program = jax.jit(lambda state, batch: self._update(state, batch, jnp.asarray(count, jnp.int32)))
-            return float(program.lower(self.agent_state, self.batch).compile().cost_analysis()["flops"])
+            return float(program.lower(self.agent_state, self.batch).compile().cost_analysis()["flops"])  # type: ignore[index]
 
         return (flops(1) + flops(2)) / 2e9
 
@@ -170,7 +176,9 @@ def measure(name: str, options: Options, rate: float) -> dict[str, float]:
     bench = Bench(name, options)
     bench.loop(20)
     bench.bare(20)
-    pairs = [(bench.loop(options.block_steps), bench.bare(options.block_steps)) for _ in range(options.blocks)]
+    pairs = [
+        (bench.loop(options.block_steps), bench.bare(options.block_steps)) for _ in range(options.blocks)
+    ]
     loop, bare = np.median(pairs, axis=0)
     gflop = bench.gflop_per_update()
     return {
@@ -184,6 +192,7 @@ def measure(name: str, options: Options, rate: float) -> dict[str, float]:
 
 
 def main() -> None:
+    """Measures, prints the table, writes the JSON."""
     options = tyro.cli(Options, description=__doc__)
     spec = dmc.make_env(options.task, seed=0).spec
     rate = matmul_rate(256, 256, options.blocks)
@@ -191,10 +200,14 @@ def main() -> None:
     results = {name: measure(name, options, rate) for name in options.agents}
 
     console = Console()
-    console.print(f"{options.task}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    console.print(
+        f"{options.task}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
+    )
     console.print(f"matrix multiply [256, 256] x [256, 256]: {rate:.0f} GFLOP/s")
     console.print(f"replay, {options.capacity:,} rows, insert + sample of 256: {cost:.3f} ms")
-    table = Table("agent", "steps/s", "updates/s", "loop / bare time", "GFLOP/update", "GFLOP/s", "of matmul rate")
+    table = Table(
+        "agent", "steps/s", "updates/s", "loop / bare time", "GFLOP/update", "GFLOP/s", "of matmul rate"
+    )
     for name, r in results.items():
         table.add_row(
             name,

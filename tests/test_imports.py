@@ -70,7 +70,7 @@ def test_only_networks_imports_flax(path: Path):
     assert "flax" not in packages(path) or path.name == "networks.py"
 
 
-@pytest.mark.parametrize("name", ["__init__.py", "api.py", "dmc.py"])
+@pytest.mark.parametrize("name", ["__init__.py", "api.py", "dmc.py", "tasks.py"])
 def test_host_environments_need_no_jax(name: str):
     assert not packages(ROOT / "envs" / name) & {"jax", "flax", "optax", "chex"}
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from dm_control import suite
 
-from envs import dmc
+from envs import dmc, tasks
 from envs.api import StepType, TimeStep
+from envs.tasks import RECORDED_NAMES, task_names
 
 ROOT = pathlib.Path(__file__).parents[2]
-TASKS = dmc.task_names()
+TASKS = task_names()
 NUM_STEPS = 5  # enough to tell streams apart; dog and stacker take milliseconds for one
 
 
@@ -51,8 +52,15 @@ def play_out(environment: dmc.DmcEnvironment, action: np.ndarray) -> list[TimeSt
 
 
 def test_task_names_are_the_suite_s():
+    assert TASKS == RECORDED_NAMES == dmc.suite_task_names()
     assert len(TASKS) == len(set(TASKS)) == len(suite.ALL_TASKS)
     assert {"ball_in_cup-catch", "cartpole-swingup_sparse", "quadruped-escape", "lqr-lqr_2_1"} <= set(TASKS)
+
+
+def test_another_version_of_the_suite_is_asked_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks, "RECORDED_VERSION", "0.0.0")
+    monkeypatch.setattr(suite, "ALL_TASKS", (("new", "task"),))
+    assert tasks.task_names() == ("new-task",)
 
 
 @pytest.mark.parametrize("task", TASKS)

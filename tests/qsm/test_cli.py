@@ -195,15 +195,15 @@ def test_version(qsm):
 
 
 def test_tasks_are_one_a_line_in_a_pipe_and_in_columns_on_a_terminal(qsm, monkeypatch):
-    from envs import dmc
+    from envs.tasks import task_names
 
-    assert qsm("tasks")[1].split("\n")[:-1] == list(dmc.task_names())
+    assert qsm("tasks")[1].split("\n")[:-1] == list(task_names())
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     lines = qsm("tasks")[1].splitlines()
     assert lines[0] == "acrobot"
     assert max(map(len, lines)) <= 80
-    assert {word for line in lines if line.startswith(" ") for word in line.split()} == set(dmc.task_names())
+    assert {word for line in lines if line.startswith(" ") for word in line.split()} == set(task_names())
 
 
 def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

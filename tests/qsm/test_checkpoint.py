@@ -1,0 +1,158 @@
+"""A checkpoint gives back what was saved, bit for bit, or says in one line why it cannot."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import agents
+from envs.api import EnvSpec, StepType, TimeStep
+from qsm import checkpoint, replay
+from qsm.checkpoint import KEPT, Checkpoints, Counters
+from qsm.errors import UserError
+from qsm.learner import Learner, TrainState
+from tests.tally_agent import TallyAgent
+
+SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, action_repeat=1)
+
+
+@functools.cache  # its programs are worth keeping
+def small_learner(name: str, size: int = 8, capacity: int = 8) -> Learner:
+    return Learner(agents.make_agent(name, 2, 1, hidden_sizes=(size,), batch_size=4), SPEC, 0, capacity)
+
+
+def trained(learner: Learner, num_ticks: int = 12) -> TrainState:
+    """A state whose buffer has wrapped and whose every part has moved."""
+    state = learner.init()
+    for tick in range(num_ticks):
+        step_type = (StepType.FIRST, StepType.MID, StepType.LAST)[tick % 3]
+        time_step = TimeStep(
+            np.full(1, step_type, np.int8),
+            np.full(1, 0.1 * tick, np.float32),
+            np.full(1, tick % 2, np.float32),
+            np.full((1, 2), 0.3 * tick, np.float32),
+        )
+        action, updates = np.full((1, 1), 0.05 * tick, np.float32), int(tick >= 6)
+        state = learner.learn(state, action, time_step, np.int32(tick - 6), np.int32(updates))
+    return state
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal structure, types and bits."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_a_training_state_comes_back_bit_for_bit(name: str, tmp_path: Path):
+    learner = small_learner(name)
+    state = trained(learner)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, Counters(12, 6))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        restored, counters = checkpoints.restore(learner)
+    assert counters == Counters(12, 6)
+    assert_same(restored.agent, state.agent)
+    rows = replay.rows(restored.replay)
+    assert len(rows["step_type"]) == learner.capacity
+    assert_same(rows, replay.rows(state.replay))
+    assert learner.drain(restored)[1] == {}
+
+
+def test_a_restored_state_learns_on_as_the_saved_one_would(tmp_path: Path):
+    learner = Learner(TallyAgent(), SPEC, seed=0, capacity=8)
+    state = trained(learner)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, Counters(12, 6))
+        restored, _ = checkpoints.restore(learner)
+    time_step = TimeStep(
+        np.full(1, StepType.FIRST, np.int8), np.ones(1, np.float32), np.ones(1, np.float32), np.ones((1, 2), np.float32)
+    )
+    arguments = (np.ones((1, 1), np.float32), time_step, np.int32(6), np.int32(5))
+    assert_same(learner.learn(restored, *arguments).agent, learner.learn(state, *arguments).agent)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    learner = Learner(TallyAgent(), SPEC, seed=0, capacity=8)
+    state = trained(learner)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step is None
+        for step in (0, 10, 200, 3000):
+            checkpoints.save(state, Counters(step, step // 2))
+            assert checkpoints.latest_step == step
+        checkpoints.save(state, Counters(3000, 7))  # is there already
+    assert KEPT == 2
+    assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["200", "3000"]
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.restore(learner)[1] == Counters(3000, 1500)
+
+
+def test_a_buffer_that_was_not_full_may_be_restored_into_a_smaller_one(tmp_path: Path):
+    state = trained(Learner(TallyAgent(), SPEC, 0, capacity=8), num_ticks=7)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, Counters(7, 1))
+        restored, _ = checkpoints.restore(Learner(TallyAgent(), SPEC, 0, capacity=5))
+    np.testing.assert_array_equal(
+        replay.rows(restored.replay)["observation"], replay.rows(state.replay)["observation"][2:]
+    )
+
+
+def test_the_agent_alone_can_be_read(tmp_path: Path):
+    learner = small_learner("sac")
+    state = trained(learner)
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state, Counters(12, 6))
+    # A player has no use for the buffer: its own is of another size.
+    agent_state, step = checkpoint.restore_agent(folder, small_learner("sac", capacity=1))
+    assert step == 12
+    assert_same(agent_state, state.agent)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reason"),
+    [
+        ("sac", 16, "actor_params.params.MLP_0.Dense_0.bias is (8,) there and (16,) in this agent"),
+        ("td3", 8, "actor_params.params.MLP_0.Dense_1.bias is (2,) there and (1,) in this agent"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(
+    name: str, size: int, reason: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(trained(small_learner("sac")), Counters(12, 6))
+    with pytest.raises(UserError) as refusal:
+        checkpoint.restore_agent(folder, small_learner(name, size))
+    assert str(refusal.value) == f"the checkpoint {folder / '12'} cannot be read: {reason}"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_run_without_a_checkpoint_is_told_in_one_line(exists: bool, tmp_path: Path):
+    folder = tmp_path / "run" / "checkpoints"
+    if exists:
+        folder.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run has no checkpoint yet; .* resume it with its command\.$"):
+        checkpoint.restore_agent(folder, Learner(TallyAgent(), SPEC, 0, 1))
+    assert folder.is_dir() == exists
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    learner = Learner(TallyAgent(), SPEC, seed=0, capacity=8)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(trained(learner), Counters(12, 6))
+    for path in (folder / "12" / "agent").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.restore_agent(folder, learner)

@@ -1,0 +1,372 @@
+"""The host loop counts steps and updates exactly, and a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import agents
+from agents.sac import SACConfig
+from envs import dmc
+from envs.api import StepType, TimeStep
+from qsm import replay
+from qsm.checkpoint import Counters
+from qsm.config import RunConfig
+from qsm.csvfile import read_csv
+from qsm.errors import UserError
+from qsm.evaluate import episode_seed
+from qsm.learner import Learner, TrainState
+from qsm.train import Hooks, run_loop, train, updates_due
+from tests.probe_environments import TruncatedReward
+from tests.tally_agent import TallyAgent
+
+EPISODE_STEPS = 3
+FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
+
+
+class Task(TruncatedReward):
+    """Three steps an episode; calls `at_step` after each, with the number of steps made in all episodes."""
+
+    def __init__(self, at_step: Callable[[int], None] = lambda step: None, action_repeat: int = 1) -> None:
+        super().__init__(episode_steps=EPISODE_STEPS)
+        self._spec = dataclasses.replace(super().spec, action_repeat=action_repeat)
+        self.at_step = at_step
+        self.num_steps = 0
+        self.seeds: list[int] = []
+
+    def reseed(self, seed: int) -> None:
+        self.seeds.append(seed)
+        self._steps = self._spec.episode_steps
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        self.num_steps += 1
+        self.at_step(self.num_steps)
+        return super().step(action)
+
+
+@dataclasses.dataclass
+class Recorder:
+    """Hooks that write down when they are called."""
+
+    should_stop: Callable[[], bool] = lambda: False
+    steps: list[int] = dataclasses.field(default_factory=list)
+    evaluations: list[int] = dataclasses.field(default_factory=list)
+    metrics: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    checkpoints: list[Counters] = dataclasses.field(default_factory=list)
+
+    def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
+        self.metrics.append((step, num_updates))
+        return state
+
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(
+            self.steps.append,
+            lambda step, state: self.evaluations.append(step),
+            self.on_metrics,
+            lambda state, counters: self.checkpoints.append(counters),
+            self.should_stop,
+        )
+
+
+def options(**changes: Any) -> RunConfig:
+    defaults: dict[str, Any] = {
+        "steps": 10,
+        "random_steps": 4,
+        "replay_capacity": 1000,
+        "eval_interval": 4,
+        "eval_episodes": 2,
+        "log_interval": 5,
+        "checkpoint_interval": 6,
+        "wandb": "disabled",
+    }
+    return RunConfig(**(defaults | changes))
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    return Learner(TallyAgent(), Task().spec, seed=0, capacity=64)
+
+
+def loop(
+    learner: Learner, recorder: Recorder, environment: Task | None = None, **changes: Any
+) -> tuple[TrainState, Counters]:
+    return run_loop(
+        learner, environment or Task(), options(**changes), learner.init(), Counters(0, 0), recorder.hooks
+    )
+
+
+def kinds(state: TrainState) -> list[int]:
+    return replay.rows(state.replay)["step_type"][:, 0].tolist()
+
+
+def actions(state: TrainState) -> np.ndarray:
+    """The actions of a buffer's rows, those of FIRST rows apart."""
+    rows = replay.rows(state.replay)
+    return rows["action"][rows["step_type"][:, 0] != FIRST, 0, 0]
+
+
+# ---- Counting ----------------------------------------------------------------------------------------------------
+
+ratios = st.fractions(min_value=0, max_value=1024, max_denominator=1000)
+
+
+@given(step=st.integers(0, 10**12), random_steps=st.integers(0, 10**9), ratio=ratios)
+def test_updates_due_is_the_floor_of_exact_arithmetic(step: int, random_steps: int, ratio: Fraction):
+    due = updates_due(step, random_steps, ratio)
+    assert isinstance(due, int)
+    exact = max(step - random_steps, 0) * ratio
+    assert due <= exact < due + 1
+    assert due <= updates_due(step + 1, random_steps, ratio) <= due + ratio + 1
+
+
+def test_updates_due_by_hand():
+    assert [updates_due(step, 2, Fraction(1, 3)) for step in range(10)] == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert [updates_due(step, 1, Fraction(5, 2)) for step in range(5)] == [0, 0, 2, 5, 7]
+
+
+def test_every_hook_is_called_at_its_step(learner: Learner):
+    recorder = Recorder()
+    _, end = loop(learner, recorder)
+    assert end == Counters(10, 6)
+    assert recorder.steps == list(range(1, 11))
+    assert recorder.evaluations == [0, 4, 8]
+    assert recorder.metrics == [(5, 1), (10, 6)]
+    assert recorder.checkpoints == [Counters(6, 2)]
+
+
+def test_resets_are_stored_and_are_no_environment_steps(learner: Learner):
+    environment = Task()
+    state, _ = loop(learner, Recorder(), environment)
+    assert environment.num_steps == 10
+    assert kinds(state) == [FIRST, MID, MID, LAST] * 3 + [FIRST, MID]
+    rows = replay.rows(state.replay)
+    is_step = rows["step_type"] != FIRST
+    np.testing.assert_array_equal(rows["reward"][is_step], 1)
+    np.testing.assert_array_equal(rows["discount"][is_step], 1)
+    np.testing.assert_array_equal(rows["action"][~is_step], 0)
+    assert int(state.agent.num_observed) == 14
+    assert int(state.agent.num_updates) == 6
+    assert int(state.agent.step_sum) == sum(range(6))
+
+
+def test_the_random_start_ends_after_its_steps(learner: Learner):
+    state, _ = loop(learner, Recorder())
+    made = actions(state)
+    assert np.all(np.abs(made[:4]) < 1)
+    assert np.all(made[4:] >= 2)  # the agent's own
+    assert np.unique(made).size == 10
+
+
+@pytest.mark.parametrize(("ratio", "updates"), [("1/4", [0, 1]), ("3", [3, 18])])
+def test_the_replay_ratio(learner: Learner, ratio: str, updates: list[int]):
+    recorder = Recorder()
+    state, end = loop(learner, recorder, replay_ratio=ratio)
+    assert recorder.metrics == list(zip((5, 10), updates, strict=True))
+    assert end.num_updates == int(state.agent.num_updates) == updates[-1]
+    assert int(state.agent.step_sum) == sum(range(updates[-1]))
+
+
+def test_steps_are_control_steps_under_action_repeat(learner: Learner):
+    recorder, environment = Recorder(), Task(action_repeat=3)
+    state, end = loop(learner, recorder, environment, steps=20, eval_interval=5)
+    assert environment.num_steps == 7
+    assert recorder.steps == [3, 6, 9, 12, 15, 18, 21]
+    assert recorder.evaluations == [0, 6, 12, 15, 21]  # the first arrival at or past each multiple
+    assert recorder.metrics == [(6, 2), (12, 8), (15, 11), (21, 17)]
+    assert [counters.step for counters in recorder.checkpoints] == [6, 12, 18]
+    assert end == Counters(21, 17)
+    assert np.all(np.abs(actions(state)[:2]) < 1)
+    assert np.all(actions(state)[2:] >= 2)
+
+
+def test_no_update_before_a_window_is_closed():
+    learner = Learner(TallyAgent(n_step=3), Task().spec, seed=0, capacity=64)
+    recorder = Recorder()
+    _, end = loop(learner, recorder, random_steps=1, log_interval=1, steps=6)
+    assert recorder.metrics == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 2), (6, 3)]
+    assert end == Counters(6, 3)
+
+
+# ---- Stopping and going on ---------------------------------------------------------------------------------------
+
+
+def test_a_request_to_stop_ends_the_loop_between_steps(learner: Learner):
+    environment = Task()
+    recorder = Recorder(lambda: environment.num_steps == 7)
+    state, end = loop(learner, recorder, environment)
+    assert end == Counters(7, 3)
+    assert environment.num_steps == 7
+    assert recorder.steps == list(range(1, 8))
+    # The arrival at the last step is stored and learned from.
+    assert kinds(state) == [FIRST, MID, MID, LAST] * 2 + [FIRST, MID]
+    assert int(state.agent.num_updates) == 3
+
+
+def test_the_loop_goes_on_from_its_counters(learner: Learner):
+    environment = Task()
+    state, counters = loop(learner, Recorder(lambda: environment.num_steps == 7), environment)
+    recorder = Recorder()
+    state, end = run_loop(learner, Task(), options(), state, counters, recorder.hooks)
+    assert end == Counters(10, 6)
+    assert recorder.steps == [8, 9, 10]
+    assert recorder.evaluations == [8]
+    assert recorder.metrics == [(10, 6)]
+    assert recorder.checkpoints == []
+    # The episode under way was left; a new one begins.
+    assert kinds(state)[-6:] == [FIRST, MID, FIRST, MID, MID, LAST]
+    assert int(state.agent.step_sum) == sum(range(6))
+    assert np.unique(actions(state)).size == 10
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """The environments that `train` makes: the training one first, then those of evaluation."""
+    made: list[Task] = []
+
+    def make(task: str, seed: int, action_repeat: int) -> Task:
+        made.append(Task(action_repeat=action_repeat))
+        return made[-1]
+
+    def build(name: str, config: Any, observation_size: int, action_size: int) -> TallyAgent:
+        return TallyAgent()
+
+    monkeypatch.setattr(dmc, "make_env", make)
+    monkeypatch.setattr(agents, "build", build)
+    return made
+
+
+def run(path: Path, at_step: Callable[[int], None] | None = None, **changes: Any) -> bool:
+    """`train` with `at_step` called in the training environment."""
+    make = dmc.make_env
+    made = []
+
+    def first_calls(*arguments: Any) -> Any:
+        environment = make(*arguments)
+        if not made and at_step is not None:
+            environment.at_step = at_step  # pyright: ignore[reportAttributeAccessIssue]
+        made.append(environment)
+        return environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dmc, "make_env", first_calls)
+        return train("sac", "probe", SACConfig(), options(**changes), path)
+
+
+def status(path: Path) -> dict[str, Any]:
+    return json.loads((path / "status.json").read_text())
+
+
+def steps_in(path: Path) -> list[int]:
+    return [int(row["step"]) for row in read_csv(path)]
+
+
+def assert_complete(path: Path) -> None:
+    """What every finished run leaves, in one piece or in several."""
+    assert status(path)["state"] == "finished"
+    assert status(path)["step"] == 10
+    assert steps_in(path / "eval.csv") == [0, 4, 8]
+    assert steps_in(path / "train.csv") == [5, 10]
+    assert [row["loop/num_updates"] for row in read_csv(path / "train.csv")] == [1, 6]
+    assert (path / "checkpoints" / "10").is_dir()
+
+
+def interrupt(at: int) -> Callable[[int], None]:
+    def at_step(step: int) -> None:
+        if step == at:
+            signal.raise_signal(signal.SIGINT)
+
+    return at_step
+
+
+def test_a_finished_run_is_left_alone(tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "run"
+    assert run(path)
+    assert_complete(path)
+    for row in read_csv(path / "eval.csv"):
+        assert (row["return_mean"], row["return_0"], row["return_1"], row["length_mean"]) == (3, 3, 3, 3)
+    assert f"qsm eval {path}" in capsys.readouterr().out
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    number = len(tasks)
+    assert run(path)
+    assert f"{path} is finished (10 steps); nothing to do." in capsys.readouterr().out
+    assert sum(task.num_steps for task in tasks[number:]) == 0
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert not run(path, interrupt(at=7))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert (status(path)["state"], status(path)["step"]) == ("interrupted", 7)
+    assert "Stopped and saved at step 7. Go on with the same command." in capsys.readouterr().out
+    number = len(tasks)
+    assert run(path)
+    assert "resuming at step 7" in capsys.readouterr().out
+    assert_complete(path)
+    resumed = tasks[number]
+    assert resumed.num_steps == 3
+    # Neither the episodes of the beginning again nor those of an evaluation.
+    assert len(resumed.seeds) == 1
+    assert resumed.seeds[0] not in {episode_seed(0, step, i) for step in range(11) for i in range(2)}
+
+
+def test_a_second_ctrl_c_ends_at_once(tasks: list[Task], tmp_path: Path):
+    def at_step(step: int) -> None:
+        if step == 7:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, at_step)
+    assert (status(path)["state"], status(path)["step"]) == ("failed", 6)
+
+
+@pytest.mark.parametrize(("at", "resumed_from"), [(3, 0), (9, 6)])
+def test_a_failed_run_says_so_and_goes_on_from_its_checkpoint(
+    at: int, resumed_from: int, tasks: list[Task], tmp_path: Path
+):
+    """Rows written after the checkpoint come again and are not there twice."""
+
+    def fail(step: int) -> None:
+        if step == at:
+            raise RuntimeError("the simulator is unstable\nin two lines")
+
+    path = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="unstable"):
+        run(path, fail)
+    assert status(path)["state"] == "failed"
+    assert status(path)["step"] == at - 1
+    assert status(path)["message"] == "RuntimeError: the simulator is unstable"
+    number = len(tasks)
+    assert run(path)
+    assert tasks[number].num_steps == 10 - resumed_from
+    assert_complete(path)
+
+
+def test_other_options_are_refused_for_an_unfinished_run(tasks: list[Task], tmp_path: Path):
+    path = tmp_path / "run"
+    assert not run(path, interrupt(at=2))
+    with pytest.raises(UserError, match="replay_ratio"):
+        run(path, replay_ratio="2")
+    assert status(path)["state"] == "interrupted"
+
+
+def test_an_impossible_task_is_a_mistake_of_the_user(tmp_path: Path):
+    with pytest.raises(UserError, match="no-such-task"):
+        train("sac", "no-such-task", SACConfig(), options(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,73 @@
+"""An agent that learns nothing and counts everything, for tests of the loop around it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agents.api import Mean, Metrics, Mode, Sampling, Transition
+
+
+class TallyState(NamedTuple):
+    """What came of the calls so far."""
+
+    weight: jax.Array  # [] drawn by `init`
+    num_observed: jax.Array  # [] time steps seen by `observe`
+    num_updates: jax.Array  # []
+    step_sum: jax.Array  # [] sum of the steps that `update` was given
+    reward_sum: jax.Array  # [] sum of the batches' mean rewards
+    noise_sum: jax.Array  # [] sum of one draw an update
+    hyperparameters: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TallyAgent:
+    """Explores with actions from 2 to 3, which no uniform draw reaches; evaluates with a tenth of a draw, plus a
+    hundredth of the observation.
+
+    Metrics: `tally/step`, the update's; `tally/odd`, the same in odd updates only; `tally/never`, skipped in each.
+    """
+
+    action_size: int = 1
+    n_step: int = 1
+    batch_size: int = 4
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.batch_size, 0.5, self.n_step)
+
+    def init(self, key: jax.Array) -> TallyState:
+        zero = jnp.zeros((), jnp.int32)
+        hyperparameters = {"discount": jnp.asarray(0.5)}
+        return TallyState(
+            jax.random.uniform(key), zero, zero, zero, jnp.zeros(()), jnp.zeros(()), hyperparameters
+        )
+
+    def observe(self, state: TallyState, time_step: Any) -> TallyState:
+        return state._replace(num_observed=state.num_observed + 1)
+
+    def act(self, state: TallyState, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
+        shape = (observation.shape[0], self.action_size)
+        noise = jax.random.uniform(key, shape)
+        return 2.0 + noise if mode == "explore" else 0.1 * noise + 0.01 * observation[:, :1]
+
+    def update(
+        self, state: TallyState, batch: Transition, key: jax.Array, step: jax.Array
+    ) -> tuple[TallyState, Metrics]:
+        is_odd = (step % 2).astype(jnp.float32)
+        value = step.astype(jnp.float32)
+        state = state._replace(
+            num_updates=state.num_updates + 1,
+            step_sum=state.step_sum + step,
+            reward_sum=state.reward_sum + batch.reward.mean(),
+            noise_sum=state.noise_sum + jax.random.normal(key),
+        )
+        metrics = {
+            "tally/step": Mean(value, jnp.ones(())),
+            "tally/odd": Mean(is_odd * value, is_odd),
+            "tally/never": Mean(jnp.zeros(()), jnp.zeros(())),
+        }
+        return state, metrics
