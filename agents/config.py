@@ -22,7 +22,7 @@ def check_limits(config: Any, limits: Limits) -> None:
         value = getattr(config, name)
         for entry in value if isinstance(value, tuple) else (value,):
             if not (math.isfinite(entry) and low <= entry <= high):
-                allowed = f"at least {low:g}" if high == INFINITY else f"from {low:g} to {high:g}"
+                allowed = f"at least {low:.10g}" if high == INFINITY else f"from {low:.10g} to {high:.10g}"
                 raise ValueError(f"{name} is {value}; it must be {allowed}")
 
 
@@ -30,8 +30,8 @@ def check_limits(config: Any, limits: Limits) -> None:
 class AgentConfig:
     """Options of every agent, with one default for all so that comparisons are fair.
 
-    Whole numbers, choices and switches shape the program; every float is a hyperparameter that the agent keeps
-    in `State.hyperparameters`, so one compiled program serves any value of it.
+    Whole numbers, choices and switches shape the program; every float but those in `constants` is a hyperparameter
+    that the agent keeps in `State.hyperparameters`, so one compiled program serves any value of it.
     """
 
     batch_size: int = 256
@@ -61,6 +61,8 @@ class AgentConfig:
         "target_rate": (0, 1),
     }
 
+    constants: ClassVar[tuple[str, ...]] = ()
+
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
         if not self.hidden_sizes:
@@ -71,6 +73,10 @@ class AgentConfig:
         return Sampling(self.batch_size, self.discount, self.n_step)
 
     def hyperparameters(self) -> dict[str, float]:
-        """The float options by name: scalars that shape nothing and may be swept along the seed axis."""
+        """The float options by name, without `constants`: scalars that shape nothing and may be swept along the seed axis."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, float)}
+        return {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, float) and name not in self.constants
+        }

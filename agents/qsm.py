@@ -37,6 +37,10 @@ class DiffusionConfig(AgentConfig):
     """Levels T of the diffusion chain."""
     schedule: Literal["vp", "cosine", "linear"] = "vp"
     """Noise schedule of the chain."""
+    beta_min: float = 0.1
+    """Noise rate at the start of the vp schedule."""
+    beta_max: float = 10.0
+    """Noise rate at the end of the vp schedule."""
     step_variance: Literal["beta", "posterior"] = "beta"
     """Variance of a reverse step: beta_t, or the smaller posterior variance."""
     score_learning_rate: float = 3e-4
@@ -54,8 +58,11 @@ class DiffusionConfig(AgentConfig):
     eval_samples: int = 1
     """Actions sampled in evaluation, of which the one with the largest smaller-critic value is taken."""
 
+    constants: ClassVar[tuple[str, ...]] = ("beta_min", "beta_max")  # the schedule is fixed when compiled
     limits: ClassVar[Limits] = AgentConfig.limits | {
         "denoising_steps": (1, 1000),
+        "beta_min": (1e-6, 1000),
+        "beta_max": (1e-6, 1000),
         "score_learning_rate": (0, 10),
         "score_decay_steps": (1, INFINITY),
         "time_embedding_size": (2, 2**16),
@@ -63,6 +70,11 @@ class DiffusionConfig(AgentConfig):
         "action_noise": (0, INFINITY),
         "eval_samples": (1, 4096),
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_embedding_size % 2:
+            raise ValueError(f"time_embedding_size is {self.time_embedding_size}; it must be even (cosines and sines)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +167,8 @@ class QSM:
 
     @property
     def schedule(self) -> diffusion.Schedule:
-        return diffusion.make_schedule(self.config.schedule, self.config.denoising_steps)
+        c = self.config
+        return diffusion.make_schedule(c.schedule, c.denoising_steps, c.beta_min, c.beta_max)
 
     # ---- Losses -------------------------------------------------------------------------------------------------
 

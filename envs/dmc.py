@@ -6,6 +6,7 @@ Nothing here needs JAX or a display. Frames are drawn in a child process: see `e
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import os
@@ -28,6 +29,23 @@ ENDLESS_EPISODE_STEPS = 1_000
 
 _UNBOUNDED = 1e10  # dm_control's bound for an actuator that has none (mujoco.mjMAXVAL)
 _MAX_SEED = 2**32 - 1  # of numpy.random.RandomState, which the suite draws from
+
+
+class _Once(logging.Filter):
+    """Lets a remark of mujoco's model compiler through once in a process, not once an environment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        repeated = message in self._said and message.startswith("compiler attribute")
+        self._said.add(message)
+        return not repeated
+
+
+logging.getLogger("absl").addFilter(_Once())
 
 
 def suite_task_names() -> tuple[str, ...]:
