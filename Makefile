@@ -3,7 +3,7 @@
 SEED ?= 0
 RUNS ?= runs
 TEST_ARGS ?=
-TRAIN_ARGS ?= --steps 30_000 --random-steps 2_000 --wandb disabled
+TRAIN_ARGS ?= --steps 25_000 --random-steps 2_000 --eval-interval 2_500
 
 VENV := .venv
 BIN := $(VENV)/bin

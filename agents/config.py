@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from typing import Any, ClassVar
 
 from agents.api import Sampling
@@ -24,6 +25,18 @@ def check_limits(config: Any, limits: Limits) -> None:
             if not (math.isfinite(entry) and low <= entry <= high):
                 allowed = f"at least {low:.10g}" if high == INFINITY else f"from {low:.10g} to {high:.10g}"
                 raise ValueError(f"{name} is {value}; it must be {allowed}")
+
+
+def check_choices(config: Any) -> None:
+    """Holds each field of `config` typed `Literal` to its choices.
+
+    Raises:
+      ValueError: naming the field, its value and what is allowed.
+    """
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(kind) is typing.Literal and getattr(config, name) not in typing.get_args(kind):
+            allowed = ", ".join(typing.get_args(kind))
+            raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {allowed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +78,7 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
+        check_choices(self)
         if not self.hidden_sizes:
             raise ValueError("hidden_sizes is empty; it must hold at least one width")
 
@@ -74,9 +88,9 @@ class AgentConfig:
 
     def hyperparameters(self) -> dict[str, float]:
         """The float options by name, without `constants`: scalars that shape nothing and may be swept along the seed axis."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # By the default's type: an option given as 50 is as much a float as 50.0.
         return {
-            name: value
-            for name, value in values.items()
-            if isinstance(value, float) and name not in self.constants
+            field.name: float(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if isinstance(field.default, float) and field.name not in self.constants
         }

@@ -74,7 +74,9 @@ class DiffusionConfig(AgentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.time_embedding_size % 2:
-            raise ValueError(f"time_embedding_size is {self.time_embedding_size}; it must be even (cosines and sines)")
+            raise ValueError(
+                f"time_embedding_size is {self.time_embedding_size}; it must be even (cosines and sines)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

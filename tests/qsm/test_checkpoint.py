@@ -73,7 +73,10 @@ def test_a_restored_state_learns_on_as_the_saved_one_would(tmp_path: Path):
         checkpoints.save(state, Counters(12, 6))
         restored, _ = checkpoints.restore(learner)
     time_step = TimeStep(
-        np.full(1, StepType.FIRST, np.int8), np.ones(1, np.float32), np.ones(1, np.float32), np.ones((1, 2), np.float32)
+        np.full(1, StepType.FIRST, np.int8),
+        np.ones(1, np.float32),
+        np.ones(1, np.float32),
+        np.ones((1, 2), np.float32),
     )
     arguments = (np.ones((1, 1), np.float32), time_step, np.int32(6), np.int32(5))
     assert_same(learner.learn(restored, *arguments).agent, learner.learn(state, *arguments).agent)

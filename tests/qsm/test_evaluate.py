@@ -71,7 +71,9 @@ def test_seeds_depend_on_run_step_and_episode_alone():
 
 def test_episodes_do_not_depend_on_what_was_played_before(learner: Learner):
     one, environments = play(learner)
-    assert [environment.seeds for environment in environments] == [[episode_seed(0, 100, i)] for i in range(3)]
+    assert [environment.seeds for environment in environments] == [
+        [episode_seed(0, 100, i)] for i in range(3)
+    ]
     agent_state = learner.init().agent
     evaluate(learner, agent_state, environments, 0, 50)
     again = evaluate(learner, agent_state, environments, 0, 100)
@@ -86,7 +88,9 @@ def test_returns_are_undiscounted_and_each_episode_its_own(learner: Learner):
     for total, environment in zip(result.returns, environments, strict=True):
         # An episode that is over is not stepped again, though the batch of actions stays as it was.
         assert len(environment.actions) == environment.num_ticks
-        assert total == pytest.approx(sum(environment.actions) + sum(range(environment.num_ticks + 1)), rel=1e-6)
+        assert total == pytest.approx(
+            sum(environment.actions) + sum(range(environment.num_ticks + 1)), rel=1e-6
+        )
     assert len({round(action, 6) for environment in environments for action in environment.actions}) == 10
 
 

@@ -47,7 +47,9 @@ def arrival(tick: int, step_type: StepType, spec: EnvSpec = SPEC) -> TimeStep:
     )
 
 
-def learn(learner: Learner, state: TrainState, tick: int, first_update: int = 0, num_updates: int = 0) -> TrainState:
+def learn(
+    learner: Learner, state: TrainState, tick: int, first_update: int = 0, num_updates: int = 0
+) -> TrainState:
     """One arrival; every third tick is a reset and every third the end of an episode."""
     step_type = (StepType.FIRST, StepType.MID, StepType.LAST)[tick % 3]
     action = np.full((1, learner.spec.action_size), 0.1 * (tick % 3), np.float32)
@@ -125,7 +127,9 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
             getattr(together, name),
             getattr(apart, name),
         )
-    moved = jax.tree.map(lambda old, new: bool(np.any(old != new)), start.critic_params, together.agent.critic_params)
+    moved = jax.tree.map(
+        lambda old, new: bool(np.any(old != new)), start.critic_params, together.agent.critic_params
+    )
     assert all(jax.tree.leaves(moved))
 
 

@@ -152,7 +152,9 @@ def stream(*kinds: StepType) -> list[Row]:
 @pytest.mark.parametrize("num_envs", [1, 2])
 @settings(max_examples=60)
 @given(data=st.data())
-def test_samples_are_exactly_the_transitions_of_the_reference(n_step: int, num_envs: int, data: st.DataObject):
+def test_samples_are_exactly_the_transitions_of_the_reference(
+    n_step: int, num_envs: int, data: st.DataObject
+):
     contents = [data.draw(streams()) for _ in range(num_envs)]
     length = min(len(rows) for rows in contents)
     contents = [rows[:length] for rows in contents]
@@ -290,7 +292,9 @@ def test_insert_and_sample_write_in_place():
     row = jax.eval_shape(lambda: (jnp.zeros((1, 6)), TimeStep(*arrival([Row(0, FIRST, 0, 1)])[1])))
     time_step = row[1]._replace(observation=jax.ShapeDtypeStruct((1, 17), jnp.float32))
 
-    def step(buffer: Replay, action: jax.Array, time_step: TimeStep, key: jax.Array) -> tuple[Replay, Transition]:
+    def step(
+        buffer: Replay, action: jax.Array, time_step: TimeStep, key: jax.Array
+    ) -> tuple[Replay, Transition]:
         buffer = replay.insert(buffer, action, time_step)
         return buffer, replay.sample(buffer, Sampling(256, 0.99, 1), 0.99, key)
 

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import agents
+from tests.agents.analytic import small_agent, small_batch
+
+ROOT = Path(__file__).parents[2]
+NAMES = list(agents.AGENTS)
+NUMERIC = ("int", "float", "tuple[int, ...]")
+
+
+def numeric_options(name: str) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(agents.config_class(name)) if field.type in NUMERIC]
+
+
+OPTIONS = [(name, field.name) for name in NAMES for field in numeric_options(name)]
+
+
+def outside(kind: Any, low: float, high: float) -> st.SearchStrategy:
+    """Numbers of a field's `kind` that lie outside its inclusive limits."""
+    if kind == "float":
+        below = st.floats(max_value=low, exclude_max=True) if low > -math.inf else st.nothing()
+        above = st.floats(min_value=high, exclude_min=True) if high < math.inf else st.nothing()
+        return st.one_of(below, above, st.sampled_from([math.nan, math.inf, -math.inf]))
+    below = st.integers(max_value=int(low) - 1)
+    return below if high == math.inf else st.one_of(below, st.integers(min_value=int(high) + 1))
+
+
+# ---- Options ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_has_limits_and_every_limit_a_number(name: str):
+    assert {field.name for field in numeric_options(name)} == set(agents.config_class(name).limits)
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=15)
+def test_numbers_outside_their_limits_are_refused_by_name(name: str, option: str, data: st.DataObject):
+    config = agents.config_class(name)
+    kind = next(field.type for field in numeric_options(name) if field.name == option)
+    value = data.draw(outside(kind, *config.limits[option]))
+    with pytest.raises(ValueError, match=rf"^{option} is .*; it must be (at least|from) "):
+        config(**{option: (8, value) if str(kind).startswith("tuple") else value})
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_the_limits_themselves_are_allowed(name: str, option: str):
+    config = agents.config_class(name)
+    kind = next(field.type for field in numeric_options(name) if field.name == option)
+    for limit in config.limits[option]:
+        if math.isfinite(limit):
+            value: Any = limit if kind == "float" else int(limit)
+            config(**{option: (value,) if str(kind).startswith("tuple") else value})
+
+
+def test_an_empty_network_is_refused():
+    with pytest.raises(ValueError, match="hidden_sizes is empty"):
+        agents.make_agent("sac", 3, 1, hidden_sizes=())
+
+
+def test_sampling_follows_the_options():
+    agent = small_agent("qsm", discount=0.9, n_step=3)
+    assert agent.sampling == (type(agent.sampling))(batch_size=8, discount=0.9, n_step=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_float_is_a_hyperparameter_in_the_state(name: str):
+    agent = small_agent(name)
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    floats = {field.name for field in numeric_options(name) if field.type == "float"}
+    assert set(state.hyperparameters) == floats - set(agent.config.constants)
+    assert {(x.shape, x.dtype) for x in state.hyperparameters.values()} == {((), jnp.dtype("float32"))}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_whole_number_serves_for_a_float(name: str):
+    floats = {field.name: 1 for field in numeric_options(name) if field.type == "float"}
+    config = agents.config_class(name)(**floats)
+    hyperparameters = config.hyperparameters()
+    assert hyperparameters == dict.fromkeys(set(floats) - set(config.constants), 1.0)
+    assert {type(value) for value in hyperparameters.values()} == {float}
+
+
+@pytest.mark.parametrize("option", ["schedule", "step_variance"])
+def test_an_unknown_choice_is_refused_by_name(option: str):
+    with pytest.raises(ValueError, match=rf"^{option} is 'betas'; it must be one of "):
+        agents.config_class("qsm")(**{option: "betas"})
+
+
+def test_an_odd_time_embedding_is_refused():
+    with pytest.raises(ValueError, match="time_embedding_size is 7; it must be even"):
+        small_agent("qsm", time_embedding_size=7)
+
+
+# ---- Registry -----------------------------------------------------------------------------------------------------
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="unknown agent 'sca'; agents are: qsm, qsm-clean, sac, td3"):
+        agents.make_agent("sca", 3, 1)
+    with pytest.raises(TypeError, match="score_scale"):
+        agents.make_agent("sac", 3, 1, score_scale=1.0)
+    with pytest.raises(ValueError, match="SACConfig has no option 'score_scale'"):
+        agents.override(agents.config_class("sac")(), score_scale=1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_survive_a_dictionary(name: str):
+    config = agents.config_class(name)(hidden_sizes=(8, 4))
+    values = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(config).items()}
+    assert agents.config_from_dict(name, values) == config
+    assert agents.override(config, batch_size=4).batch_size == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_agents_are_hashable_values(name: str):
+    assert small_agent(name) == small_agent(name)
+    assert hash(small_agent(name)) == hash(small_agent(name))
+    assert small_agent(name) != small_agent(name, discount=0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        small_agent(name).config = None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_agent_runs_alone_and_over_a_seed_axis(name: str):
+    """Each seed of the axis learns what it would alone."""
+    assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]
+    agent = small_agent(name)
+    step = jnp.asarray(1)
+    batch = small_batch(0, lead=(2,))
+
+    states = jax.jit(jax.vmap(agent.init))(keys(0))
+    new_states, metrics = jax.jit(jax.vmap(agent.update, in_axes=(0, 0, 0, None)))(
+        states, batch, keys(1), step
+    )
+    assert all(leaf.shape == (2,) for leaf in jax.tree.leaves(metrics))
+    assert jax.tree.map(jnp.shape, new_states) == jax.tree.map(jnp.shape, states)
+    assert jax.tree.map(lambda x: x.dtype, new_states) == jax.tree.map(lambda x: x.dtype, states)
+    assert agent.observe(states, None) is states
+
+    def second(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[1], tree)
+
+    alone, alone_metrics = jax.jit(agent.update)(second(states), second(batch), keys(1)[1], step)
+    assert any(not np.array_equal(*pair) for pair in leaf_pairs(alone, second(states)))
+    for pair in (*leaf_pairs(alone, second(new_states)), *leaf_pairs(alone_metrics, second(metrics))):
+        np.testing.assert_allclose(*pair, rtol=1e-3, atol=1e-4)
+
+    for mode in ("explore", "evaluate"):
+        act = jax.jit(jax.vmap(lambda state, observation, key: agent.act(state, observation, key, mode=mode)))  # noqa: B023
+        actions = act(new_states, batch.observation, keys(2))
+        assert actions.shape == (2, 8, 2) and actions.dtype == jnp.float32
+        assert float(jnp.abs(actions).max()) <= 1.0
+
+
+def keys(seed: int) -> jax.Array:
+    """Fresh keys of two seeds; asking twice gives equal keys that do not count as one used twice."""
+    return jax.random.split(jax.random.key(seed), 2)
+
+
+def leaf_pairs(first: Any, second: Any) -> list[tuple[Any, Any]]:
+    return list(zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+
+
+def test_reading_options_imports_no_jax():
+    modules = sorted({entry.module for entry in agents.AGENTS.values()})
+    code = f"""
+import sys, agents, agents.api, agents.config, {", ".join(modules)}
+for name in agents.AGENTS:
+    agents.config_class(name)()
+heavy = {{"jax", "jaxlib", "flax", "optax", "numpy"}} & set(sys.modules)
+sys.exit(f"imported {{sorted(heavy)}}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import networks
+
+
+def critic_inputs(batch: int = 6) -> tuple[jax.Array, jax.Array]:
+    observation_key, action_key = jax.random.split(jax.random.key(7))
+    return jax.random.normal(observation_key, (batch, 3)), jax.random.normal(action_key, (batch, 2))
+
+
+@functools.cache
+def jitted(network: nn.Module, method: str | None) -> Any:
+    return jax.jit(functools.partial(network.apply, method=method))
+
+
+def apply(network: nn.Module, *inputs: Any, method: str | None = None) -> Any:
+    """`network.apply` in one compiled program, much faster to a first result than operation by operation."""
+    return jitted(network, method)(*inputs)
+
+
+def critic(num_critics: int, layer_norm: bool = False) -> tuple[networks.CriticEnsemble, Any]:
+    ensemble = networks.CriticEnsemble(num_critics, (8, 8), layer_norm)
+    return ensemble, jax.jit(ensemble.init)(jax.random.key(0), *critic_inputs())
+
+
+def score_network(
+    **options: Any,
+) -> tuple[networks.ScoreNetwork, Any, tuple[jax.Array, jax.Array, jax.Array]]:
+    settings: dict[str, Any] = {"sizes": (16, 8), "time_embedding_size": 6, "time_sizes": (5, 4)} | options
+    network = networks.ScoreNetwork(observation_size=3, action_size=2, **settings)
+    inputs = (*critic_inputs(), jnp.array([1, 2, 3, 4, 5, 5]))
+    return network, jax.jit(network.init)(jax.random.key(1), *inputs), inputs
+
+
+# ---- Critics ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_members_differ_at_initialisation(layer_norm: bool):
+    ensemble, params = critic(3, layer_norm)
+    values = apply(ensemble, params, *critic_inputs())
+    assert values.shape == (3, 6)
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 3]
+    assert len(kernels) == 3
+    for i in range(3):
+        for j in range(i):
+            assert not np.allclose(values[i], values[j], atol=1e-3)
+            assert all(not np.allclose(kernel[i], kernel[j], atol=1e-3) for kernel in kernels)
+
+
+def test_a_member_has_no_gradient_in_another():
+    ensemble, params = critic(3)
+
+    def loss(params: Any, member: int) -> jax.Array:
+        return jnp.square(apply(ensemble, params, *critic_inputs())[member] - 1.0).mean()
+
+    for member in range(3):
+        for leaf in jax.tree.leaves(jax.grad(loss)(params, member)):
+            for other in range(3):
+                assert (np.abs(leaf[other]).max() > 0) == (other == member)
+
+
+def test_a_member_is_a_plain_critic_over_observation_and_action():
+    ensemble, params = critic(2)
+    values = apply(ensemble, params, *critic_inputs())
+    layers = next(iter(params["params"].values()))["MLP_0"]
+    for member in range(2):
+        x = np.concatenate(critic_inputs(), axis=1)
+        for name in ("Dense_0", "Dense_1", "Dense_2"):
+            x = x @ layers[name]["kernel"][member] + np.asarray(layers[name]["bias"][member])[None]
+            x = x if name == "Dense_2" else np.maximum(x, 0)
+        np.testing.assert_allclose(values[member], x[:, 0], rtol=1e-5, atol=1e-6)
+
+
+# ---- Activation ---------------------------------------------------------------------------------------------------
+
+
+def test_mish_equals_its_definition():
+    x = np.concatenate([np.linspace(-1000, 1000, 4001), np.linspace(-30, 30, 6001)])
+    expected = x * np.tanh(np.logaddexp(0.0, x))
+    for function in (networks.mish, jax.jit(networks.mish)):
+        np.testing.assert_allclose(function(jnp.asarray(x, jnp.float32)), expected, rtol=2e-6, atol=1e-30)
+
+
+def test_the_gradient_of_mish_equals_its_definition_and_stays_finite():
+    x = np.concatenate([[-1000.0, -100.0, 20.0, 100.0, 1000.0], np.linspace(-15, 19.9, 1000)])
+    softplus = np.logaddexp(0.0, x)
+    sigmoid = 0.5 + 0.5 * np.tanh(x / 2)
+    expected = np.tanh(softplus) + x * sigmoid / np.cosh(np.minimum(softplus, 300)) ** 2
+    gradient = jax.vmap(jax.grad(networks.mish))(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+# ---- Score network ------------------------------------------------------------------------------------------------
+
+
+def test_score_network_split_equals_its_call():
+    network, params, (observation, action, level) = score_network()
+    whole = apply(network, params, observation, action, level)
+    assert whole.shape == (6, 2)
+    observation_part = apply(network, params, observation, method="encode_observation")
+    level_part = apply(network, params, jnp.arange(1, 6), method="encode_level")
+    parts = apply(network, params, observation_part, level_part[level - 1], action, method="denoise")
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+    one_level = apply(network, params, observation_part, level_part[2][None], action, method="denoise")
+    same_level = apply(network, params, observation, action, jnp.full((6,), 3))
+    np.testing.assert_allclose(one_level, same_level, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("time_sizes", [(5, 4), ()])
+def test_score_network_is_dense_over_observation_action_and_time_code(time_sizes: tuple[int, ...]):
+    network, params, (observation, action, level) = score_network(time_sizes=time_sizes)
+    weights = params["params"]
+    phase = 2 * np.pi * np.asarray(level)[:, None] * np.asarray(weights["frequencies"])[None]
+    code = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
+
+    def dense(x: np.ndarray, layer: Any) -> np.ndarray:
+        return x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])[None]
+
+    def mish(x: np.ndarray) -> np.ndarray:
+        return x * np.tanh(np.logaddexp(0.0, x))
+
+    for index in range(len(time_sizes)):
+        code = mish(dense(code, weights["time_mlp"][f"Dense_{index}"]))
+    x = mish(dense(np.concatenate([observation, action, code], axis=1), weights))
+    assert weights["kernel"].shape == (3 + 2 + (4 if time_sizes else 6), 16)
+    expected = dense(mish(dense(x, weights["rest"]["Dense_0"])), weights["rest"]["Dense_1"])
+    np.testing.assert_allclose(
+        apply(network, params, observation, action, level), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_score_network_normalises_every_hidden_layer_if_asked():
+    network, params, inputs = score_network(layer_norm=True)
+    assert "first_norm" in params["params"] and "LayerNorm_0" in params["params"]["rest"]
+    # A first layer that is scaled as a whole is scaled back by the norm.
+    scaled = jax.tree.map(lambda leaf: leaf, params)
+    scaled["params"]["kernel"] = 1000.0 * scaled["params"]["kernel"]
+    expected = apply(network, params, *inputs)
+    np.testing.assert_allclose(apply(network, scaled, *inputs), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_score_network_tells_levels_apart():
+    network, params, (observation, action, _) = score_network()
+    outputs = [apply(network, params, observation, action, jnp.full((6,), level)) for level in range(1, 6)]
+    for i in range(5):
+        for j in range(i):
+            assert not np.allclose(outputs[i], outputs[j], atol=1e-3)
+
+
+# ---- Actors -------------------------------------------------------------------------------------------------------
+
+
+def test_tanh_gaussian_holds_its_log_std_to_the_limits():
+    actor = networks.TanhGaussian(2, (8,))
+    observation = critic_inputs()[0]
+    params = jax.jit(actor.init)(jax.random.key(0), observation)
+    output = params["params"]["MLP_0"]["Dense_1"]
+    for bias, limit in ((-100.0, -20.0), (100.0, 2.0)):
+        output["bias"] = jnp.full((4,), bias)
+        mean, log_std = apply(actor, params, observation)
+        assert mean.shape == log_std.shape == (6, 2)
+        np.testing.assert_array_equal(log_std, limit)
+        np.testing.assert_allclose(mean, bias, atol=20)
+
+
+def test_deterministic_actor_starts_in_the_middle_and_stays_in_the_box():
+    actor = networks.DeterministicActor(2, (8,))
+    observation = critic_inputs()[0]
+    params = jax.jit(actor.init)(jax.random.key(0), observation)
+    assert float(jnp.abs(apply(actor, params, observation)).max()) < 0.1
+    assert float(jnp.abs(apply(actor, params, 1e4 * observation)).max()) <= 1.0
