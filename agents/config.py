@@ -87,7 +87,7 @@ class AgentConfig:
         return Sampling(self.batch_size, self.discount, self.n_step)
 
     def hyperparameters(self) -> dict[str, float]:
-        """The float options by name, without `constants`: scalars that shape nothing and may be swept along the seed axis."""
+        """The float options by name, without `constants`: they shape nothing and may be swept along the seed axis."""
         # By the default's type: an option given as 50 is as much a float as 50.0.
         return {
             field.name: float(getattr(self, field.name))

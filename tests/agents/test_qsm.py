@@ -148,8 +148,14 @@ def train_clean(
 
 @pytest.mark.parametrize(
     ("num_levels", "step_variance", "std"),
-    [(5, "beta", 0.469), (10, "beta", 0.506), (20, "beta", 0.510)]
-    + [(5, "posterior", 0.386), (10, "posterior", 0.418), (20, "posterior", 0.446)],
+    [
+        (5, "beta", 0.469),
+        (10, "beta", 0.506),
+        (20, "beta", 0.510),
+        (5, "posterior", 0.386),
+        (10, "posterior", 0.418),
+        (20, "posterior", 0.446),
+    ],
 )
 def test_the_gaussian_fixed_point_is_the_known_one(num_levels: int, step_variance: str, std: float):
     mean, fixed_std = Chain(num_levels, step_variance).on_policy_fixed_point(0.5, 0.25)

@@ -186,11 +186,11 @@ def test_steps_outside_an_episode_are_refused():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="cheeta-run") as error:
         dmc.make_env("cheeta-run", seed=0)
     message = "Unknown task 'cheeta-run'. Did you mean 'cheetah-run'? List tasks with: qsm tasks"
     assert str(error.value) == message
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="Unknown task") as error:
         dmc.make_env("???", seed=0)
     assert str(error.value) == "Unknown task '???'. List tasks with: qsm tasks"
     for seed in (-1, 2**32):

@@ -119,7 +119,8 @@ def test_delayed_reward(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_time_limit_bootstraps(name: str):
     """At gamma 0.5 the value is 2; who takes the limit for a termination learns 4/3."""
-    state = solve(name, TruncatedReward(episode_steps=2), num_updates=1500, discount=0.5)
+    num_updates = 2500 if name == "td3" else 1500  # its targets move in every second update only
+    state = solve(name, TruncatedReward(episode_steps=2), num_updates, discount=0.5)
     np.testing.assert_allclose(
         values(name, state, 0.0).mean(), 2.0 + entropy_bonus(name, state, 0.0), atol=0.15
     )
