@@ -38,6 +38,11 @@ class ProbeEnvironment:
         self._steps = 0
         return time_step(StepType.FIRST, 0.0, 1.0, self._observe())
 
+    def reseed(self, seed: int) -> None:
+        """Starts the probe's random stream anew; ends the episode under way."""
+        self._random = np.random.default_rng(seed)
+        self._steps = self._spec.episode_steps
+
     def step(self, action: np.ndarray) -> TimeStep:
         """Takes `action` `[1]`, clipped to [-1, 1].
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,66 @@ from agents.api import Transition
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2
 SMALL = {"batch_size": 8, "hidden_sizes": (16, 16)}
-SMALL_DIFFUSION = {"denoising_steps": 3, "time_embedding_size": 8, "time_hidden_sizes": (8,)}
+SMALL_DIFFUSION = {
+    "denoising_steps": 3,
+    "time_embedding_size": 8,
+    "time_hidden_sizes": (8,),
+    "score_decay_steps": 100,
+}
 
 
 def small_agent(name: str, **overrides: Any) -> Any:
     """Agent `name` for 3 observations and 2 actions, with networks that compile and run fast."""
     options = SMALL | (SMALL_DIFFUSION if name.startswith("qsm") else {}) | overrides
     return agents.make_agent(name, OBSERVATION_SIZE, ACTION_SIZE, **options)
+
+
+@functools.cache
+def initial(agent: Any, seed: int = 0) -> Any:
+    """The agent's initial state, computed once."""
+    return agent.init(jax.random.key(seed))
+
+
+def with_hyperparameters(state: Any, **values: float) -> Any:
+    """`state` with other hyperparameters, which need no other program."""
+    changed = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+    assert set(changed) <= set(state.hyperparameters)
+    return state._replace(hyperparameters=state.hyperparameters | changed)
+
+
+class CompiledUpdate:
+    """An agent's jitted `update`, counting how often it is traced."""
+
+    def __init__(self, agent: Any) -> None:
+        self.num_traces = 0
+
+        def traced(*inputs: Any) -> Any:
+            self.num_traces += 1
+            return agent.update(*inputs)
+
+        self.call = jax.jit(traced)
+
+
+@functools.cache
+def compiled_update(agent: Any) -> CompiledUpdate:
+    """One program for all tests of equal agents; most of these tests' time is compilation."""
+    return CompiledUpdate(agent)
+
+
+def update(
+    agent: Any, state: Any = None, *, step: int = 1, seed: int = 1, batch: Transition | None = None
+) -> Any:
+    """State and metrics after one update from `state`, or else from the initial state."""
+    state = initial(agent) if state is None else state
+    batch = small_batch(0) if batch is None else batch
+    return compiled_update(agent).call(state, batch, jax.random.key(seed), jnp.asarray(step))
+
+
+def distance(first: Any, second: Any) -> float:
+    """Largest difference between two trees."""
+    return max(
+        float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)
+    )
 
 
 def small_batch(seed: int, size: int = 8, lead: tuple[int, ...] = ()) -> Transition:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import agents
-from tests.agents.analytic import small_agent, small_batch
+from tests.agents.analytic import compiled_update, distance, initial, small_agent, small_batch
 
 ROOT = Path(__file__).parents[2]
 NAMES = list(agents.AGENTS)
@@ -141,39 +141,46 @@ def test_every_agent_runs_alone_and_over_a_seed_axis(name: str):
     """Each seed of the axis learns what it would alone."""
     assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]
     agent = small_agent(name)
-    step = jnp.asarray(1)
     batch = small_batch(0, lead=(2,))
 
-    states = jax.jit(jax.vmap(agent.init))(keys(0))
-    new_states, metrics = jax.jit(jax.vmap(agent.update, in_axes=(0, 0, 0, None)))(
-        states, batch, keys(1), step
-    )
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), initial(agent), initial(agent, seed=9))
+    over_seeds = jax.vmap(agent.update, in_axes=(0, 0, 0, None))
+    new_states, metrics = jax.jit(over_seeds)(states, batch, split(1), jnp.asarray(1))
     assert all(leaf.shape == (2,) for leaf in jax.tree.leaves(metrics))
-    assert jax.tree.map(jnp.shape, new_states) == jax.tree.map(jnp.shape, states)
-    assert jax.tree.map(lambda x: x.dtype, new_states) == jax.tree.map(lambda x: x.dtype, states)
+    assert shapes(new_states) == shapes(states) == shapes(jax.eval_shape(jax.vmap(agent.init), split(0)))
     assert agent.observe(states, None) is states
 
     def second(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[1], tree)
 
-    alone, alone_metrics = jax.jit(agent.update)(second(states), second(batch), keys(1)[1], step)
-    assert any(not np.array_equal(*pair) for pair in leaf_pairs(alone, second(states)))
-    for pair in (*leaf_pairs(alone, second(new_states)), *leaf_pairs(alone_metrics, second(metrics))):
-        np.testing.assert_allclose(*pair, rtol=1e-3, atol=1e-4)
+    key = split(1)[1]
+    alone, alone_metrics = compiled_update(agent).call(second(states), second(batch), key, jnp.asarray(1))
+    assert distance(alone, second(states)) > 1e-5
+    for got, expected in (*pairs(second(new_states), alone), *pairs(second(metrics), alone_metrics)):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
-    for mode in ("explore", "evaluate"):
-        act = jax.jit(jax.vmap(lambda state, observation, key: agent.act(state, observation, key, mode=mode)))  # noqa: B023
-        actions = act(new_states, batch.observation, keys(2))
+    @jax.jit
+    @jax.vmap
+    def act(state: Any, observation: jax.Array, key: jax.Array) -> list[jax.Array]:
+        explore_key, evaluate_key = jax.random.split(key)
+        explored = agent.act(state, observation, explore_key, mode="explore")
+        return [explored, agent.act(state, observation, evaluate_key, mode="evaluate")]
+
+    for actions in act(new_states, batch.observation, split(2)):
         assert actions.shape == (2, 8, 2) and actions.dtype == jnp.float32
         assert float(jnp.abs(actions).max()) <= 1.0
 
 
-def keys(seed: int) -> jax.Array:
-    """Fresh keys of two seeds; asking twice gives equal keys that do not count as one used twice."""
+def split(seed: int) -> jax.Array:
+    """Keys of two seeds; asking twice gives equal keys that do not count as one used twice."""
     return jax.random.split(jax.random.key(seed), 2)
 
 
-def leaf_pairs(first: Any, second: Any) -> list[tuple[Any, Any]]:
+def shapes(tree: Any) -> Any:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def pairs(first: Any, second: Any) -> list[tuple[Any, Any]]:
     return list(zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
 
 

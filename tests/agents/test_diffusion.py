@@ -23,7 +23,9 @@ def exact_predictor(schedule: diffusion.Schedule, mean: float, std: float) -> An
     return lambda index, noised: slope[index] * (noised - center[index])
 
 
-def draw_gaussian(num_levels: int, mean: float, step_variance: str, num_samples: int = 200_000) -> np.ndarray:
+def draw_gaussian(
+    num_levels: int, mean: float, step_variance: diffusion.StepVariance, num_samples: int = 200_000
+) -> np.ndarray:
     schedule = diffusion.make_schedule("vp", num_levels)
     predict = exact_predictor(schedule, mean, 0.5)
     sample = jax.jit(
@@ -136,7 +138,7 @@ def test_the_posterior_variance_loses_spread_at_few_levels(num_levels: int, std:
 
 
 @pytest.mark.parametrize("step_variance", ["beta", "posterior"])
-def test_sampler_reaches_a_mean_away_from_zero(step_variance: str):
+def test_sampler_reaches_a_mean_away_from_zero(step_variance: diffusion.StepVariance):
     chain = Chain(5, step_variance)
     mean, variance = chain.run(*chain.exact_score(0.8, 0.25))
     assert mean == pytest.approx(0.8, rel=0.01)

@@ -27,18 +27,20 @@ def apply(network: nn.Module, *inputs: Any, method: str | None = None) -> Any:
     return jitted(network, method)(*inputs)
 
 
+@functools.cache
 def critic(num_critics: int, layer_norm: bool = False) -> tuple[networks.CriticEnsemble, Any]:
     ensemble = networks.CriticEnsemble(num_critics, (8, 8), layer_norm)
-    return ensemble, jax.jit(ensemble.init)(jax.random.key(0), *critic_inputs())
+    return ensemble, ensemble.init(jax.random.key(0), *critic_inputs())
 
 
+@functools.cache
 def score_network(
     **options: Any,
 ) -> tuple[networks.ScoreNetwork, Any, tuple[jax.Array, jax.Array, jax.Array]]:
     settings: dict[str, Any] = {"sizes": (16, 8), "time_embedding_size": 6, "time_sizes": (5, 4)} | options
     network = networks.ScoreNetwork(observation_size=3, action_size=2, **settings)
     inputs = (*critic_inputs(), jnp.array([1, 2, 3, 4, 5, 5]))
-    return network, jax.jit(network.init)(jax.random.key(1), *inputs), inputs
+    return network, network.init(jax.random.key(1), *inputs), inputs
 
 
 # ---- Critics ------------------------------------------------------------------------------------------------------
@@ -70,10 +72,10 @@ def test_a_member_has_no_gradient_in_another():
 
 
 def test_a_member_is_a_plain_critic_over_observation_and_action():
-    ensemble, params = critic(2)
+    ensemble, params = critic(3)
     values = apply(ensemble, params, *critic_inputs())
     layers = next(iter(params["params"].values()))["MLP_0"]
-    for member in range(2):
+    for member in range(3):
         x = np.concatenate(critic_inputs(), axis=1)
         for name in ("Dense_0", "Dense_1", "Dense_2"):
             x = x @ layers[name]["kernel"][member] + np.asarray(layers[name]["bias"][member])[None]
@@ -163,7 +165,7 @@ def test_score_network_tells_levels_apart():
 def test_tanh_gaussian_holds_its_log_std_to_the_limits():
     actor = networks.TanhGaussian(2, (8,))
     observation = critic_inputs()[0]
-    params = jax.jit(actor.init)(jax.random.key(0), observation)
+    params = actor.init(jax.random.key(0), observation)
     output = params["params"]["MLP_0"]["Dense_1"]
     for bias, limit in ((-100.0, -20.0), (100.0, 2.0)):
         output["bias"] = jnp.full((4,), bias)
@@ -176,6 +178,6 @@ def test_tanh_gaussian_holds_its_log_std_to_the_limits():
 def test_deterministic_actor_starts_in_the_middle_and_stays_in_the_box():
     actor = networks.DeterministicActor(2, (8,))
     observation = critic_inputs()[0]
-    params = jax.jit(actor.init)(jax.random.key(0), observation)
+    params = actor.init(jax.random.key(0), observation)
     assert float(jnp.abs(apply(actor, params, observation)).max()) < 0.1
     assert float(jnp.abs(apply(actor, params, 1e4 * observation)).max()) <= 1.0

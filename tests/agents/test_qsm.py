@@ -134,8 +134,8 @@ def train_clean(
     def run(key: jax.Array) -> jax.Array:
         init_key, start_key, train_key, sample_key = jax.random.split(key, 4)
         state = agent.init(init_key)._replace(gradient_size=jnp.ones(()))
-        if start is not None:
-            state = train_score(agent, state, start_key, 700, lambda _, key: start(key), plain=True)
+        if (first := start) is not None:
+            state = train_score(agent, state, start_key, 700, lambda _, key: first(key), plain=True)
 
         def draw(state: Any, key: jax.Array) -> jax.Array:
             return agent.sample_unsquashed(state.draw_params, jnp.zeros((256, 1)), key)

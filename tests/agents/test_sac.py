@@ -10,9 +10,8 @@ import pytest
 from scipy import integrate
 
 from agents import networks, sac
-from tests.agents.analytic import small_agent, small_batch
+from tests.agents.analytic import distance, initial, small_agent, small_batch, update, with_hyperparameters
 
-STEP = jnp.asarray(0)
 METRICS = {
     *(f"critic/{name}" for name in ("q_replay", "target", "td_error_abs", "loss", "disagreement")),
     "actor/loss",
@@ -65,9 +64,11 @@ def test_log_probability_adds_over_components():
 def test_log_probability_is_finite_far_out(u: float):
     def total(unsquashed: jax.Array) -> jax.Array:
         # With the mean alongside, as for a policy that has saturated; log-std at both of its limits.
-        return sum(
-            sac.log_probability(unsquashed, unsquashed, jnp.full((1, 1), s)).sum() for s in (-20.0, 2.0)
+        low, high = (
+            sac.log_probability(unsquashed, unsquashed, jnp.full((1, 1), log_std)).sum()
+            for log_std in (-20.0, 2.0)
         )
+        return low + high
 
     value, gradient = jax.value_and_grad(total)(jnp.full((1, 1), u))
     # -log(1 - tanh(u)^2) tends to 2|u| - 2 log 2.
@@ -79,7 +80,7 @@ def test_log_probability_is_finite_far_out(u: float):
 
 def test_sampled_log_probability_is_that_of_the_sampled_action():
     agent = small_agent("sac")
-    state = agent.init(jax.random.key(0))
+    state = initial(agent)
     observation = small_batch(0).observation
     action, log_prob = jax.jit(agent.sample)(state.actor_params, observation, jax.random.key(1))
     mean, log_std = (
@@ -96,7 +97,7 @@ def test_sampled_log_probability_is_that_of_the_sampled_action():
 
 def test_evaluation_takes_the_mean_action_and_exploration_samples():
     agent = small_agent("sac")
-    state = agent.init(jax.random.key(0))
+    state = initial(agent)
     observation = jnp.broadcast_to(jnp.array([0.5, -1.0, 2.0]), (4000, 3))
     mean, log_std = networks.apply(agent.actor, state.actor_params, observation[:1])
     act = jax.jit(agent.act, static_argnames="mode")
@@ -114,16 +115,16 @@ def test_evaluation_takes_the_mean_action_and_exploration_samples():
 
 def test_entropy_is_in_the_backup():
     log_prob, action = -1.5, 0.25
-    agent = fixed_sample(small_agent("sac", initial_temperature=0.2), action, log_prob)
-    state, batch = agent.init(jax.random.key(0)), small_batch(0)
+    agent, batch = fixed_sample(small_agent("sac"), action, log_prob), small_batch(0)
+    state = initial(small_agent("sac"))._replace(log_temperature=jnp.log(0.2))
     # Targets of their own, so that online and target critics cannot be confused.
-    state = state._replace(target_critic_params=agent.init(jax.random.key(9)).critic_params)
+    state = state._replace(target_critic_params=initial(small_agent("sac"), seed=9).critic_params)
     next_values = networks.apply(
         agent.critic, state.target_critic_params, batch.next_observation, jnp.full((8, 2), action)
     )
     soft = np.asarray(next_values).min(axis=0) - 0.2 * log_prob
     expected = np.asarray(batch.reward) + np.asarray(batch.discount) * soft
-    _, metrics = jax.jit(agent.update)(state, batch, jax.random.key(1), STEP)
+    _, metrics = update(agent, state)
     assert float(metrics["critic/target"].total) == pytest.approx(float(expected.mean()), rel=1e-5)
     assert set(metrics) == METRICS
     assert all(float(metric.count) == 1.0 for metric in metrics.values())
@@ -132,9 +133,9 @@ def test_entropy_is_in_the_backup():
 
 @pytest.mark.parametrize(("target", "direction"), [(-100.0, -1.0), (100.0, 1.0)])
 def test_temperature_moves_the_policy_towards_its_target_entropy(target: float, direction: float):
-    agent = small_agent("sac", target_entropy_per_action=target)
-    state = agent.init(jax.random.key(0))
-    new_state, metrics = jax.jit(agent.update)(state, small_batch(0), jax.random.key(1), STEP)
+    agent = small_agent("sac")
+    state = with_hyperparameters(initial(agent), target_entropy_per_action=target)
+    new_state, metrics = update(agent, state)
     entropy = float(metrics["policy/entropy"].total)
     assert -200 < entropy < 200
     # Entropy above its target lowers the temperature; Adam's first step is the learning rate itself.
@@ -143,7 +144,7 @@ def test_temperature_moves_the_policy_towards_its_target_entropy(target: float, 
 
 
 def test_temperature_rests_at_the_target_entropy():
-    agent = small_agent("sac", target_entropy_per_action=-0.5)
+    agent = small_agent("sac")
     at_target = agent.temperature_gradient(jnp.float32(0.3), jnp.full((4,), 1.0), jnp.float32(-0.5))
     assert float(at_target) == 0.0
     # Half a nat above, alpha 0.3: by log alpha the gradient is alpha (entropy - target).
@@ -152,13 +153,15 @@ def test_temperature_rests_at_the_target_entropy():
 
 
 def test_actor_ascends_smaller_critic_plus_entropy():
-    agent = small_agent("sac", initial_temperature=0.7, actor_learning_rate=1e-3)
-    state, batch, key = agent.init(jax.random.key(0)), small_batch(0), jax.random.key(1)
-    new_state, metrics = jax.jit(agent.update)(state, batch, key, STEP)
+    agent, batch = small_agent("sac"), small_batch(0)
+    state = with_hyperparameters(initial(agent), actor_learning_rate=1e-3)
+    state = state._replace(log_temperature=jnp.log(0.7))
+    new_state, metrics = update(agent, state)
     # The loss is alpha log pi - min Q, so its metric follows from the other two.
     expected = -0.7 * float(metrics["policy/entropy"].total) - float(metrics["policy/q"].total)
     assert float(metrics["actor/loss"].total) == pytest.approx(expected, rel=1e-5)
 
+    @jax.jit
     def objective(params: Any) -> jax.Array:
         observation = jnp.repeat(batch.observation, 200, axis=0)
         action, log_prob = agent.sample(params, observation, jax.random.key(2))
@@ -169,12 +172,15 @@ def test_actor_ascends_smaller_critic_plus_entropy():
 
 
 def test_target_critics_follow_the_critics_just_updated():
-    agent = small_agent("sac", target_rate=0.25)
-    state = agent.init(jax.random.key(0))
-    new_state, _ = jax.jit(agent.update)(state, small_batch(0), jax.random.key(1), STEP)
+    agent = small_agent("sac")
+    state = with_hyperparameters(initial(agent), target_rate=0.25)
+    new_state, _ = update(agent, state)
     expected = jax.tree.map(
         lambda old, new: old + 0.25 * (new - old), state.critic_params, new_state.critic_params
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new_state.target_critic_params, expected
-    )
+    assert distance(new_state.target_critic_params, expected) < 1e-6
+
+
+def test_the_initial_temperature_is_an_option():
+    state = initial(small_agent("sac", initial_temperature=0.2))
+    assert float(jnp.exp(state.log_temperature)) == pytest.approx(0.2)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -9,16 +8,18 @@ import numpy as np
 import pytest
 
 from agents import networks
-from tests.agents.analytic import small_agent, small_batch
+from tests.agents.analytic import (
+    distance,
+    initial,
+    small_agent,
+    small_batch,
+    update,
+    with_hyperparameters,
+)
 
 DELAYED = ("actor_params", "actor_optimizer", "target_actor_params", "target_critic_params")
 DELAYED_METRICS = {"actor/loss", "policy/q", "policy/saturation"}
 CRITIC_METRICS = {f"critic/{name}" for name in ("q_replay", "target", "td_error_abs", "loss", "disagreement")}
-
-
-@functools.cache
-def jitted_update(agent: Any) -> Any:
-    return jax.jit(agent.update)
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -27,7 +28,7 @@ def equal(first: Any, second: Any) -> bool:
 
 def fixed_actor(agent: Any, output: float) -> Any:
     """State of `agent` whose actor, target actor too, always answers tanh(`output`)."""
-    state = agent.init(jax.random.key(0))
+    state = initial(agent)
     params = jax.tree.map(jnp.zeros_like, state.actor_params)
     last = params["params"]["MLP_0"][f"Dense_{len(agent.config.hidden_sizes)}"]
     last["bias"] = jnp.full_like(last["bias"], output)
@@ -40,10 +41,9 @@ def fixed_actor(agent: Any, output: float) -> Any:
 @pytest.mark.parametrize("delay", [1, 2, 3])
 def test_actor_and_targets_move_only_when_due(delay: int):
     agent = small_agent("td3", policy_delay=delay)
-    state, batch = agent.init(jax.random.key(0)), small_batch(0)
+    state = initial(agent)
     for step in range(6):
-        key = jax.random.fold_in(jax.random.key(1), step)
-        new_state, metrics = jitted_update(agent)(state, batch, key, jnp.asarray(step))
+        new_state, metrics = update(agent, state, step=step, seed=step)
         is_due = step % delay == delay - 1
         for name in DELAYED:
             assert equal(getattr(new_state, name), getattr(state, name)) != is_due, name
@@ -58,18 +58,18 @@ def test_actor_and_targets_move_only_when_due(delay: int):
 
 def test_a_seed_axis_still_skips_the_actor():
     agent = small_agent("td3")
-    states = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), 2))
-    update = jax.vmap(agent.update, in_axes=(0, 0, 0, None))
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), initial(agent), initial(agent, seed=9))
+    over_seeds = jax.vmap(agent.update, in_axes=(0, 0, 0, None))
     keys = jax.random.split(jax.random.key(1), 2)
-    jaxpr = jax.make_jaxpr(update)(states, small_batch(0, lead=(2,)), keys, jnp.asarray(0))
+    jaxpr = jax.make_jaxpr(over_seeds)(states, small_batch(0, lead=(2,)), keys, jnp.asarray(0))
     # A batched condition would have become a select of both branches.
     assert " cond[" in str(jaxpr)
 
 
 def test_targets_follow_by_the_polyak_rate():
-    agent = small_agent("td3", policy_delay=1, target_rate=0.25)
-    state = agent.init(jax.random.key(0))
-    new_state, _ = jitted_update(agent)(state, small_batch(0), jax.random.key(1), jnp.asarray(0))
+    agent = small_agent("td3")
+    state = with_hyperparameters(initial(agent), target_rate=0.25)
+    new_state, _ = update(agent, state, step=1)
     for online, target in (
         ("actor_params", "target_actor_params"),
         ("critic_params", "target_critic_params"),
@@ -77,17 +77,15 @@ def test_targets_follow_by_the_polyak_rate():
         expected = jax.tree.map(
             lambda old, new: old + 0.25 * (new - old), getattr(state, target), getattr(new_state, online)
         )
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), getattr(new_state, target), expected
-        )
+        assert distance(getattr(new_state, target), expected) < 1e-6
 
 
 # ---- Noise and clipping -------------------------------------------------------------------------------------------
 
 
 def target_actions(output: float = 0.0, **options: float) -> np.ndarray:
-    agent = small_agent("td3", **options)
-    state = fixed_actor(agent, output)
+    agent = small_agent("td3")
+    state = with_hyperparameters(fixed_actor(agent, output), **options)
     return np.asarray(jax.jit(agent.target_action)(state, jnp.zeros((20_000, 3)), jax.random.key(3)))
 
 
@@ -115,14 +113,14 @@ def test_target_actions_are_clipped():
 
 
 def test_the_backup_uses_target_actor_and_target_critics():
-    agent = small_agent("td3", target_noise=0.0)
-    state, batch = fixed_actor(agent, 0.3), small_batch(0)
-    others = agent.init(jax.random.key(9))
+    agent, batch = small_agent("td3"), small_batch(0)
+    state = with_hyperparameters(fixed_actor(agent, 0.3), target_noise=0.0)
+    others = initial(agent, seed=9)
     state = state._replace(actor_params=others.actor_params, target_critic_params=others.critic_params)
     next_action = jnp.full((8, 2), jnp.tanh(0.3))
     next_values = networks.apply(agent.critic, others.critic_params, batch.next_observation, next_action)
     expected = np.asarray(batch.reward) + np.asarray(batch.discount) * np.asarray(next_values).min(axis=0)
-    _, metrics = jitted_update(agent)(state, batch, jax.random.key(1), jnp.asarray(0))
+    _, metrics = update(agent, state)
     assert float(metrics["critic/target"].total) == pytest.approx(float(expected.mean()), rel=1e-5)
 
 
@@ -134,7 +132,7 @@ def test_exploration_noise_has_its_std_and_stays_in_the_box():
     assert explored.std() == pytest.approx(0.1, rel=0.02)
     assert explored.mean() == pytest.approx(np.tanh(0.2), abs=0.005)
     # The noise is drawn from the state, so a sweep needs no second program.
-    loud = state._replace(hyperparameters=state.hyperparameters | {"action_noise": jnp.float32(5.0)})
+    loud = with_hyperparameters(state, action_noise=5.0)
     explored = np.asarray(act(loud, observation, jax.random.key(3), mode="explore"))
     assert explored.max() == 1.0 and explored.min() == -1.0
     np.testing.assert_allclose(
@@ -146,9 +144,9 @@ def test_exploration_noise_has_its_std_and_stays_in_the_box():
 
 
 def test_actor_ascends_the_first_critic():
-    agent = small_agent("td3", policy_delay=1, actor_learning_rate=1e-3)
-    state, batch = agent.init(jax.random.key(0)), small_batch(0)
-    new_state, metrics = jitted_update(agent)(state, batch, jax.random.key(1), jnp.asarray(0))
+    agent, batch = small_agent("td3"), small_batch(0)
+    state = with_hyperparameters(initial(agent), actor_learning_rate=1e-3)
+    new_state, metrics = update(agent, state, step=1)
 
     def value(actor_params: Any) -> float:
         action = networks.apply(agent.actor, actor_params, batch.observation)
