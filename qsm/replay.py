@@ -79,7 +79,7 @@ def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key:
     A row is a valid start if another row of its episode follows and its window is closed: n rows have been written
     after it, or its episode ended before that, in which case n is shortened with the matching power of gamma. An
     episode ends at its LAST row, or where the next row is FIRST (a run that was interrupted). Starts are drawn by
-    rejection, so the buffer must hold at least one.
+    rejection, so the buffer must hold at least one: n + 1 rows of an episode do, or any whole episode.
 
     Args:
       discount: gamma per row; an argument so that it may be a swept hyperparameter.
@@ -104,11 +104,6 @@ def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key:
     carry = jax.lax.while_loop(lambda carry: ~carry[3].all(), redraw, (key, *propose(first_key)))
     _, age, env, _ = carry
     return _transition(replay, (oldest + age) % num_rows, env, discount, n)
-
-
-def has_start(num_rows_inserted: int, n_step: int) -> bool:
-    """Whether a buffer of one unfinished episode with that many rows can be sampled."""
-    return num_rows_inserted >= n_step + 1
 
 
 def _is_start(replay: Replay, oldest: jax.Array, age: jax.Array, env: jax.Array, n: int) -> jax.Array:

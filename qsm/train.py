@@ -82,9 +82,10 @@ def run_loop(
         num_updates = due
         if not is_reset:
             hooks.on_step(step)
-            if _crossed(step, repeat, config.log_interval):
+            is_last = step >= config.steps  # written whatever the intervals
+            if is_last or _crossed(step, repeat, config.log_interval):
                 state = hooks.on_metrics(step, state, num_updates)
-            if _crossed(step, repeat, config.eval_interval):
+            if is_last or _crossed(step, repeat, config.eval_interval):
                 hooks.on_evaluation(step, state)
             if _crossed(step, repeat, config.checkpoint_interval):
                 hooks.on_checkpoint(state, Counters(step, num_updates))
@@ -167,14 +168,9 @@ def train(
                     )
                     checkpoints.save(state, end)
             except BaseException as error:
-                reason = str(error).splitlines()[0] if str(error) else ""
-                run.write_status(
-                    "failed",
-                    session.step,
-                    config.steps,
-                    session.last_return,
-                    f"{type(error).__name__}: {reason}",
-                )
+                state_name = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                run.write_status(state_name, session.step, config.steps, session.last_return, reason)
                 raise
             finished = end.step >= config.steps
             state_name = "finished" if finished else "interrupted"

@@ -189,13 +189,6 @@ def test_no_window_crosses_the_write_cursor(n_step: int, num_rows: int):
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_a_buffer_has_a_start_as_soon_as_has_start_says_so(n_step: int):
-    for num_rows in range(1, n_step + 4):
-        rows = stream(FIRST, *[MID] * (num_rows - 1))
-        assert replay.has_start(num_rows, n_step) == bool(reference(rows, n_step))
-
-
-@pytest.mark.parametrize("n_step", [1, 3])
 def test_sampling_is_uniform_over_valid_starts(n_step: int):
     first = stream(*[FIRST, MID, LAST] * 3, *[FIRST, *[MID] * 4])
     second = stream(FIRST, *[MID] * 6, LAST, FIRST, MID, FIRST, MID, MID, LAST)

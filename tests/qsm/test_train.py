@@ -140,7 +140,7 @@ def test_every_hook_is_called_at_its_step(learner: Learner):
     _, end = loop(learner, recorder)
     assert end == Counters(10, 6)
     assert recorder.steps == list(range(1, 11))
-    assert recorder.evaluations == [0, 4, 8]
+    assert recorder.evaluations == [0, 4, 8, 10]  # the last step too, whatever the interval
     assert recorder.metrics == [(5, 1), (10, 6)]
     assert recorder.checkpoints == [Counters(6, 2)]
 
@@ -220,7 +220,7 @@ def test_the_loop_goes_on_from_its_counters(learner: Learner):
     state, end = run_loop(learner, Task(), options(), state, counters, recorder.hooks)
     assert end == Counters(10, 6)
     assert recorder.steps == [8, 9, 10]
-    assert recorder.evaluations == [8]
+    assert recorder.evaluations == [8, 10]
     assert recorder.metrics == [(10, 6)]
     assert recorder.checkpoints == []
     # The episode under way was left; a new one begins.
