@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -12,7 +11,15 @@ import pytest
 
 from agents import networks
 from agents.qsm import SPREAD_INTERVAL
-from tests.agents.analytic import small_agent, small_batch
+from tests.agents.analytic import (
+    compiled_update,
+    distance,
+    initial,
+    small_agent,
+    small_batch,
+    update,
+    with_hyperparameters,
+)
 
 BOTH = ["qsm", "qsm-clean"]
 METRICS = {
@@ -21,33 +28,6 @@ METRICS = {
     *(f"policy/{name}" for name in ("q", "saturation", "spread")),
 }
 MORE_METRICS = {"qsm": set(), "qsm-clean": {"score/temperature", "policy/q_drawn"}}
-
-
-@functools.cache
-def jitted_update(agent: Any) -> Any:
-    return jax.jit(agent.update)
-
-
-@functools.cache
-def initial(agent: Any) -> Any:
-    return jax.jit(agent.init)(jax.random.key(0))
-
-
-def update(agent: Any, step: int = 1, state: Any = None, seed: int = 1) -> Any:
-    """State and metrics after one update from the initial state, or from `state`."""
-    state = initial(agent) if state is None else state
-    return jitted_update(agent)(state, small_batch(0), jax.random.key(seed), jnp.asarray(step))
-
-
-def with_hyperparameters(state: Any, **values: float) -> Any:
-    changed = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
-    return state._replace(hyperparameters=state.hyperparameters | changed)
-
-
-def distance(first: Any, second: Any) -> float:
-    return max(
-        float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)
-    )
 
 
 def with_samples(agent: Any, actions: Any) -> Any:
@@ -89,7 +69,7 @@ def test_published_targets_take_noisy_clipped_actions_and_replay_actions_for_the
 
 def test_clean_draws_come_from_the_slow_network_at_both_observations():
     agent = small_agent("qsm-clean")
-    state = initial(agent)._replace(draw_params=agent.init(jax.random.key(9)).score_params)
+    state = initial(agent)._replace(draw_params=initial(agent, seed=9).score_params)
     batch = small_batch(0)
     next_action, clean = jax.jit(agent.draw)(state, batch, jax.random.key(3))
     # One pass of the sampler over (s', s): the same keys give the same actions.
@@ -103,7 +83,7 @@ def test_clean_draws_come_from_the_slow_network_at_both_observations():
 @pytest.mark.parametrize("with_average", [False, True])
 def test_clean_acts_with_the_network_that_was_asked_for(with_average: bool):
     agent = small_agent("qsm-clean", act_with_average=with_average)
-    state = initial(agent)._replace(draw_params=agent.init(jax.random.key(9)).score_params)
+    state = initial(agent)._replace(draw_params=initial(agent, seed=9).score_params)
     observation, key = small_batch(0).observation, jax.random.key(3)
     acted = agent.act(state, observation, key, mode="evaluate")
     chosen, other = state.score_params, state.draw_params
@@ -135,7 +115,8 @@ def test_evaluation_takes_the_best_sample_by_the_smaller_critic(monkeypatch: pyt
         difference = (action - observation[:, :1]).sum(axis=1)
         return jnp.stack([difference, -3.0 * difference])
 
-    agent = with_samples(small_agent("qsm", eval_samples=16), draws)
+    plain = small_agent("qsm", eval_samples=16)
+    agent = with_samples(plain, draws)
     observation = jnp.array([[0.5, 0, 0], [-0.5, 0, 0], [0.0, 0, 0]])
     state = initial(agent)
     monkeypatch.setattr(networks, "apply", values)
@@ -181,11 +162,12 @@ def test_spread_is_the_std_within_a_state():
 
 
 def test_the_score_learning_rate_decays_by_a_cosine():
-    agent = small_agent("qsm", score_decay_steps=100, score_learning_rate=0.1)
-    before = initial(agent)
+    agent = small_agent("qsm")
+    assert agent.config.score_decay_steps == 100
+    before = with_hyperparameters(initial(agent), score_learning_rate=0.1)
 
     def moved(step: int) -> float:
-        return distance(update(agent, step=step)[0].score_params, before.score_params)
+        return distance(update(agent, before, step=step)[0].score_params, before.score_params)
 
     # Adam's first step is the rate itself.
     assert moved(0) == pytest.approx(0.1, rel=1e-3)
@@ -206,70 +188,57 @@ def test_update_is_a_pure_function(name: str):
     first, again, other = update(agent), update(agent), update(agent, seed=2)
     assert distance(first, again) == 0.0
     assert distance(first[0].score_params, other[0].score_params) > 0.0
-    with jax.disable_jit(False):
-        plain = agent.update(state, small_batch(0), jax.random.key(1), jnp.asarray(1))
-    for got, expected in zip(jax.tree.leaves(plain), jax.tree.leaves(first), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
     for leaf, copy in zip(jax.tree.leaves(state), copies, strict=True):
         np.testing.assert_array_equal(leaf, copy)
 
 
+def test_update_is_the_same_without_jit():
+    agent = small_agent("qsm-clean")
+    plain = agent.update(initial(agent), small_batch(0), jax.random.key(1), jnp.asarray(1))
+    for got, expected in zip(jax.tree.leaves(plain), jax.tree.leaves(update(agent)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("name", "option"), [("qsm", "score_scale"), ("qsm-clean", "inverse_temperature")])
 def test_hyperparameters_are_read_from_the_state(name: str, option: str):
-    num_traces = 0
     agent = small_agent(name)
-
-    @jax.jit
-    def counted(state: Any, key: jax.Array) -> Any:
-        nonlocal num_traces
-        num_traces += 1
-        return agent.update(state, small_batch(0), key, jnp.asarray(1))[0].score_params
-
-    default = counted(initial(agent), jax.random.key(1))
-    changed = counted(with_hyperparameters(initial(agent), **{option: 0.25}), jax.random.key(1))
-    assert num_traces == 1
-    assert distance(default, changed) > 1e-5
-    # The same as an agent that was built so.
-    built = update(small_agent(name, **{option: 0.25}))[0].score_params
-    assert distance(changed, built) < 1e-6
-
-
-@pytest.mark.parametrize("name", BOTH)
-def test_the_score_target_uses_the_critics_just_updated(name: str):
-    agent, seen = small_agent(name), []
-
-    class Watched(type(agent)):
-        def score_target(self, state: Any, critic_params: Any, *rest: Any) -> Any:
-            seen.append(critic_params)
-            return super().score_target(state, critic_params, *rest)
-
-    watched = Watched(agent.config, 3, 2)
-    run = jax.jit(
-        lambda state, key: (watched.update(state, small_batch(0), key, jnp.asarray(1))[0], seen[-1])
+    default, changed = (
+        update(agent, state)[0].score_params
+        for state in (initial(agent), with_hyperparameters(initial(agent), **{option: 0.25}))
     )
-    new_state, given = run(initial(agent), jax.random.key(1))
-    assert distance(given, new_state.critic_params) == 0.0
-    assert distance(given, initial(agent).critic_params) > 0.0
+    assert distance(default, changed) > 1e-5
+    assert compiled_update(agent).num_traces == 1
+    # What an agent that was built so starts from.
+    assert float(initial(small_agent(name, **{option: 0.25})).hyperparameters[option]) == 0.25
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_the_backup_is_that_of_the_target_critics(name: str):
-    agent = with_samples(small_agent(name, action_noise=0.0), lambda key, batch: jnp.full((batch, 2), 0.4))
-    if name == "qsm-clean":
-        plain = agent
+def test_critics_learn_first_and_from_target_critics(name: str):
+    """The backup is that of the target critics; the score target is that of the critics just updated."""
+    plain, batch = small_agent(name), small_batch(0)
 
-        class Unsquashed(type(plain)):
-            def sample_unsquashed(self, params: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
-                return jnp.full((observation.shape[0], 2), jnp.arctanh(0.4))
+    class Watched(type(plain)):
+        def sample(self, params: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+            return jnp.full((observation.shape[0], 2), 0.4)
 
-        agent = Unsquashed(plain.config, 3, 2)
-    state, batch = initial(agent), small_batch(0)
-    state = state._replace(target_critic_params=agent.init(jax.random.key(9)).critic_params)
+        def sample_unsquashed(self, params: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+            return jnp.arctanh(self.sample(params, observation, key))
+
+        def score_target(self, state: Any, critic_params: Any, *rest: Any) -> Any:
+            target, size, metrics = super().score_target(state, critic_params, *rest)
+            return target, size, metrics | {"given": critic_params}
+
+    agent = Watched(plain.config, 3, 2)
+    state = with_hyperparameters(initial(plain), action_noise=0.0)
+    state = state._replace(target_critic_params=initial(plain, seed=9).critic_params)
+    new_state, metrics = update(agent, state)
+    assert distance(metrics["given"], new_state.critic_params) == 0.0
+    assert distance(metrics["given"], state.critic_params) > 1e-4
+
     values = networks.apply(
         agent.critic, state.target_critic_params, batch.next_observation, jnp.full((8, 2), 0.4)
     )
     expected = np.asarray(batch.reward) + np.asarray(batch.discount) * np.asarray(values).min(axis=0)
-    new_state, metrics = update(agent, state=state)
     assert float(metrics["critic/target"].total) == pytest.approx(expected.mean(), rel=1e-4)
     assert float(metrics["policy/q"].total) == pytest.approx(np.asarray(values).mean(), rel=1e-4)
     followed = jax.tree.map(
@@ -279,8 +248,9 @@ def test_the_backup_is_that_of_the_target_critics(name: str):
 
 
 def test_the_slow_network_follows_by_its_rate():
-    agent = small_agent("qsm-clean", draw_rate=0.25, score_learning_rate=0.1)
-    before, (after, _) = initial(agent), update(agent)
+    agent = small_agent("qsm-clean")
+    before = with_hyperparameters(initial(agent), draw_rate=0.25, score_learning_rate=0.1)
+    after, _ = update(agent, before)
     expected = jax.tree.map(lambda old, new: old + 0.25 * (new - old), before.draw_params, after.score_params)
     assert distance(after.draw_params, expected) < 1e-6
     assert distance(after.draw_params, before.draw_params) > 0.01

@@ -275,7 +275,7 @@ def assert_complete(path: Path) -> None:
     """What every finished run leaves, in one piece or in several."""
     assert status(path)["state"] == "finished"
     assert status(path)["step"] == 10
-    assert steps_in(path / "eval.csv") == [0, 4, 8]
+    assert steps_in(path / "eval.csv") == [0, 4, 8, 10]
     assert steps_in(path / "train.csv") == [5, 10]
     assert [row["loop/num_updates"] for row in read_csv(path / "train.csv")] == [1, 6]
     assert (path / "checkpoints" / "10").is_dir()
@@ -333,7 +333,7 @@ def test_a_second_ctrl_c_ends_at_once(tasks: list[Task], tmp_path: Path):
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         run(path, at_step)
-    assert (status(path)["state"], status(path)["step"]) == ("failed", 6)
+    assert (status(path)["state"], status(path)["step"]) == ("interrupted", 6)
 
 
 @pytest.mark.parametrize(("at", "resumed_from"), [(3, 0), (9, 6)])
