@@ -172,7 +172,9 @@ def test_the_gaussian_fixed_point_is_the_known_one(num_levels: int, step_varianc
     assert mean == pytest.approx(0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize(("num_levels", "step_variance"), [
+@pytest.mark.parametrize(
+    ("num_levels", "step_variance"),
+    [
         (5, "beta"),
         (5, "posterior"),
         pytest.param(10, "beta", marks=pytest.mark.slow),

@@ -65,11 +65,12 @@ def test_two_thousand_steps_from_the_command_line(tmp_path: Path):
     rows = read_csv(run / "train.csv")
     assert [(row["step"], row["loop/num_updates"]) for row in rows] == [(1000, 500), (2000, 1500)]
     assert all(np.isfinite(list(row.values())).all() and row["critic/loss"] > 0 for row in rows)
-    [evaluation] = read_csv(run / "eval.csv")
-    assert evaluation["step"] == 0
-    returns = [evaluation["return_0"], evaluation["return_1"]]
-    assert evaluation["return_mean"] == pytest.approx(np.mean(returns), rel=1e-6)
-    assert evaluation["length_mean"] == 1000
+    evaluations = read_csv(run / "eval.csv")
+    assert [evaluation["step"] for evaluation in evaluations] == [0, 2000]
+    for evaluation in evaluations:
+        returns = [evaluation["return_0"], evaluation["return_1"]]
+        assert evaluation["return_mean"] == pytest.approx(np.mean(returns), rel=1e-6)
+        assert evaluation["length_mean"] == 1000
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"], status["steps"]) == ("finished", 2000, 2000)
 
