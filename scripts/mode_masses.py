@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,7 +137,7 @@ def train(agent: Any, is_clean: bool, setting: Setting) -> jax.Array:
     return jnp.stack(samples)[..., 0]
 
 
-def rows(target: str, settings: list[tuple[float, float, int]], samples: np.ndarray) -> list[list[Any]]:
+def rows(target: str, settings: Sequence[tuple[float, float, int]], samples: np.ndarray) -> list[list[Any]]:
     """Lines of the table: masses, and each mode's place and width where it holds at least 1 % of the samples."""
     lines = []
     for (separation, start, seed), run in zip(settings, samples, strict=True):
