@@ -1,12 +1,16 @@
-"""What every environment is: `TimeStep` with the semantics of dm_env, a spec, and the host protocol."""
+"""What every environment is: `TimeStep` with the semantics of dm_env, a spec, the host and the device protocol."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax  # the host's environments need none
 
 
 class StepType(enum.IntEnum):
@@ -53,6 +57,22 @@ class EnvSpec:
     action_repeat: int
 
 
+class Arrival(NamedTuple):
+    """What an action leads to in N environments: a time step each, and the next episode's first where one begins.
+
+    Where the simulation failed, `time_step` holds no measurement.
+    """
+
+    time_step: TimeStep  # [N, ...] MID or LAST; LAST keeps the observation that the episode ended with
+    is_valid: Any  # [N] bool, False where the simulation failed: not to be stored
+    first: TimeStep  # [N, ...] FIRST of the new episode where `is_reset`
+    is_reset: Any  # [N] bool: a new episode began, after LAST or because the simulation failed
+
+
+class SimulationError(Exception):
+    """The simulation diverged: the episode is lost, the environment is not."""
+
+
 class HostEnvironment(Protocol):
     """An environment stepped in Python on the CPU."""
 
@@ -75,5 +95,55 @@ class HostEnvironment(Protocol):
         Raises:
             ValueError: `action` has another shape than `[A]`.
             RuntimeError: no episode is under way: before the first `reset`, or after a LAST time step.
+            SimulationError: the simulation diverged; only `reset` is possible now.
         """
+        ...
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Returns all that `restore` needs to go on bit for bit, at any time, and disturbs nothing.
+
+        Plain arrays of numbers and booleans; names, shapes and dtypes are the same at any time.
+        """
+        ...
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Puts a fresh environment, made with the same arguments, where the saved one was.
+
+        Steps and resets then answer bit for bit what they would have answered there, on a machine and with
+        libraries that calculate alike.
+
+        Raises:
+            ValueError: `saved` is of an environment made with other arguments, or not what `save` returns;
+                this environment is as it was.
+        """
+        ...
+
+
+class DeviceState(NamedTuple):
+    """One environment on the accelerator, on arrival at a state: a pytree without a batch axis."""
+
+    physics: Any  # a pytree: all that the simulator needs to go on
+    observation: jax.Array  # [O] float32
+    reward: jax.Array  # [] float32, received on arriving here; 0 after a reset
+    discount: jax.Array  # [] float32, 0 at true termination, which ends the episode, else 1
+    valid: jax.Array  # [] bool, False where the simulation has become non-finite
+
+
+class DeviceEnvironment(Protocol):
+    """An environment of pure JAX functions, un-jitted, of one environment each.
+
+    Batches, time limits, action repeat and the next episode are `envs.vector`'s.
+    """
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes and timing; `episode_steps` is the time limit in control steps."""
+        ...
+
+    def reset(self, key: jax.Array) -> DeviceState:
+        """The beginning of an episode, drawn from a typed key; finite."""
+        ...
+
+    def step(self, state: DeviceState, action: jax.Array) -> DeviceState:
+        """Applies `action` `[A]` in [-1, 1] for one control step; shapes and dtypes stay those of `reset`."""
         ...

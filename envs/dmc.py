@@ -10,10 +10,12 @@ import logging
 import math
 import operator
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
-from envs.api import EnvSpec, StepType, TimeStep, time_step
+from envs import snapshot
+from envs.api import EnvSpec, SimulationError, StepType, TimeStep, time_step
 from envs.tasks import check_task
 
 # dm_control picks its OpenGL backend when it is first imported. Without a display that ends in GLFW, which
@@ -29,6 +31,9 @@ ENDLESS_EPISODE_STEPS = 1_000
 
 _UNBOUNDED = 1e10  # dm_control's bound for an actuator that has none (mujoco.mjMAXVAL)
 _MAX_SEED = 2**32 - 1  # of numpy.random.RandomState, which the suite draws from
+# All that a step depends on and does not compute itself; beyond positions and velocities, mostly the solver's
+# warm start. How many numbers that is depends on the model.
+_INTEGRATION_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Once(logging.Filter):
@@ -78,7 +83,7 @@ def make_env(task: str, seed: int, action_repeat: int = 1, *, renderable: bool =
     environment = suite.load(domain, name, task_kwargs={"random": seed})
     if not renderable:
         _forbid_rendering(environment.physics)
-    return DmcEnvironment(task, environment, action_repeat)
+    return DmcEnvironment(task, environment, seed, action_repeat)
 
 
 def _forbid_rendering(physics: mujoco.Physics) -> None:
@@ -101,13 +106,14 @@ class DmcEnvironment:
     - A time limit ends an episode with LAST and discount 1, a termination with LAST and discount 0. Of the
       suite only lqr terminates, and only lqr has no time limit: it is cut off after `ENDLESS_EPISODE_STEPS`.
     - Action repeat holds the action, sums rewards, multiplies discounts and stops at LAST.
-    - A diverging simulation raises `dm_control.rl.control.PhysicsError`; what it returns is passed on.
+    - A diverging simulation raises `SimulationError`, and the episode is over.
     """
 
-    def __init__(self, task: str, environment: control.Environment, action_repeat: int):
-        """Wraps `environment`; use `make_env`."""
+    def __init__(self, task: str, environment: control.Environment, seed: int, action_repeat: int):
+        """Wraps `environment`, loaded with `seed`; use `make_env`."""
         self._environment = environment
         self._step = environment.step
+        self._seed = seed
         actions = environment.action_spec()
         bounded = (actions.minimum > -_UNBOUNDED) & (actions.maximum < _UNBOUNDED)
         self._low = np.where(bounded, actions.minimum, -1.0).astype(np.float64)
@@ -127,6 +133,8 @@ class DmcEnvironment:
         )
         self._action_shape = actions.shape
         self._steps_left = 0  # control steps to the time limit; 0 also when no episode is under way
+        # As it was just before the last reset, for `restore` to reset again; None before the first.
+        self._random_at_reset: snapshot.RandomDict | None = None
 
     @property
     def spec(self) -> EnvSpec:
@@ -145,6 +153,7 @@ class DmcEnvironment:
 
     def reset(self) -> TimeStep:
         """Starts a new episode, drawn from the task's own seeded stream, and returns its FIRST time step."""
+        self._random_at_reset = self._environment.task.random.get_state(legacy=False)
         observation = self._environment.reset().observation
         self._steps_left = self._spec.episode_steps
         return time_step(StepType.FIRST, 0.0, 1.0, _flatten(observation))
@@ -161,7 +170,7 @@ class DmcEnvironment:
         Raises:
             ValueError: `action` has another shape than `[A]`.
             RuntimeError: no episode is under way.
-            dm_control.rl.control.PhysicsError: the simulation diverged.
+            SimulationError: the simulation diverged; only `reset` is possible now.
         """
         action = np.asarray(action)
         if action.shape != self._action_shape:
@@ -177,7 +186,11 @@ class DmcEnvironment:
 
         reward, discount, repeats_left = 0.0, 1.0, self._spec.action_repeat
         while True:
-            step_type, step_reward, step_discount, observation = self._step(action)
+            try:
+                step_type, step_reward, step_discount, observation = self._step(action)
+            except control.PhysicsError as error:
+                self._steps_left = 0
+                raise SimulationError(str(error)) from error
             reward += step_reward
             discount *= step_discount
             # dm_control's StepType is another enumeration; its LAST has the same value.
@@ -186,7 +199,58 @@ class DmcEnvironment:
             if self._steps_left == 0 or repeats_left == 0:
                 break
         last = self._steps_left == 0
-        return time_step(StepType.LAST if last else StepType.MID, reward, discount, _flatten(observation))
+        flat = _flatten(observation)
+        if not (math.isfinite(reward) and np.isfinite(flat).all()):
+            self._steps_left = 0
+            raise SimulationError(f"{self._spec.task} returned an observation or reward that is not finite.")
+        return time_step(StepType.LAST if last else StepType.MID, reward, discount, flat)
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Returns all that `restore` needs to go on bit for bit, at any time, and disturbs nothing.
+
+        A few kilobytes of numbers and booleans; names, shapes and dtypes are the same at any time.
+        """
+        random = self._environment.task.random.get_state(legacy=False)
+        return {
+            "task": np.array(list(self._spec.task.encode()), np.uint8),  # a text would not be plain numbers
+            "seed": np.array(self._seed, np.int64),
+            "action_repeat": np.array(self._spec.action_repeat, np.int64),
+            "was_reset": np.array(self._random_at_reset is not None),
+            "steps_left": np.array(self._steps_left, np.int64),
+            "physics": self.physics.get_state(_INTEGRATION_STATE),
+            **snapshot.random_arrays("random", random),
+            **snapshot.random_arrays("random_at_reset", self._random_at_reset or random),
+        }
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Puts a fresh environment of the same task, seed and action repeat where the saved one was.
+
+        Steps and resets then answer bit for bit what they would have answered there, with the same versions
+        of MuJoCo, dm_control and NumPy on the same kind of processor. Costs one `reset`.
+
+        Raises:
+            ValueError: `saved` is of an environment made with other arguments, or not what `save` returns;
+                this environment is as it was.
+        """
+        snapshot.check(saved, self.save())
+        snapshot.check_range(saved, "steps_left", self._spec.episode_steps if saved["was_reset"] else 0)
+        random_now = snapshot.random_dict(saved, "random")
+        random_at_reset = snapshot.random_dict(saved, "random_at_reset")
+        random = self._environment.task.random
+        if saved["was_reset"]:
+            # A reset may edit the model (targets, terrain, gains) and leave heights and weights with the task;
+            # from the same random state it does so again, also for a later reset to find them.
+            random.set_state(random_at_reset)
+            self.reset()
+            self.physics.set_state(saved["physics"], _INTEGRATION_STATE)
+            # Between steps dm_control has all that depends on positions and velocities up to date, and begins
+            # the next step with its second half, from the forces on.
+            model, data = self.physics.model.ptr, self.physics.data.ptr
+            mujoco.mj_step1(model, data)  # pyright: ignore[reportAttributeAccessIssue]
+        random.set_state(random_now)
+        self._steps_left = int(saved["steps_left"])
+        # Only looked at while an episode is under way, and then the two add up.
+        self._environment._step_count = self._spec.episode_steps - self._steps_left
 
     def render(self, width: int, height: int, camera: int | str = 0) -> np.ndarray:
         """Draws the present state: `[height, width, 3]` uint8.

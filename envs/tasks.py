@@ -1,4 +1,4 @@
-"""Names of the DeepMind Control Suite's tasks, without loading the suite where that can be helped.
+"""Names of the DeepMind Control Suite's tasks on each backend, without loading a simulator where that can be helped.
 
 Importing dm_control takes about a second, too long to wait for the answer to a misspelt name.
 """
@@ -27,8 +27,67 @@ RECORDED_NAMES = tuple(
 )
 
 
-def task_names() -> tuple[str, ...]:
-    """Names of all tasks of the installed suite, `domain-task`, in the suite's order."""
+BACKENDS = ("dm_control", "mjx")
+"""Simulators: dm_control on the CPU, and MuJoCo Playground's tasks on the accelerator."""
+
+MJX_RECORDED_VERSION = "0.2.0"
+"""Version of playground whose names are written down in `MJX_NAMES`."""
+
+MJX_NAMES = {
+    "acrobot-swingup": "AcrobotSwingup",
+    "acrobot-swingup_sparse": "AcrobotSwingupSparse",
+    "ball_in_cup-catch": "BallInCup",
+    "cartpole-balance": "CartpoleBalance",
+    "cartpole-balance_sparse": "CartpoleBalanceSparse",
+    "cartpole-swingup": "CartpoleSwingup",
+    "cartpole-swingup_sparse": "CartpoleSwingupSparse",
+    "cheetah-run": "CheetahRun",
+    "finger-spin": "FingerSpin",
+    "finger-turn_easy": "FingerTurnEasy",
+    "finger-turn_hard": "FingerTurnHard",
+    "fish-swim": "FishSwim",
+    "hopper-stand": "HopperStand",
+    "hopper-hop": "HopperHop",
+    "humanoid-stand": "HumanoidStand",
+    "humanoid-walk": "HumanoidWalk",
+    "humanoid-run": "HumanoidRun",
+    "pendulum-swingup": "PendulumSwingup",
+    "point_mass-easy": "PointMass",
+    "reacher-easy": "ReacherEasy",
+    "reacher-hard": "ReacherHard",
+    "swimmer-swimmer6": "SwimmerSwimmer6",
+    "walker-stand": "WalkerStand",
+    "walker-walk": "WalkerWalk",
+    "walker-run": "WalkerRun",
+}
+"""Our name of each task of MuJoCo Playground's DeepMind Control Suite, and Playground's, in the suite's order."""
+
+SAME_OBSERVATIONS = frozenset(MJX_NAMES) - {
+    "fish-swim",  # the uprightness comes first, before the joint angles; dm_control has it after them
+    "pendulum-swingup",  # the pole's orientation is (x, z), in dm_control (z, x)
+    # The entry called height is the torso's uprightness; in dm_control it is the height.
+    "walker-stand",
+    "walker-walk",
+    "walker-run",
+}
+"""Tasks whose observation is the same function of positions, velocities and target on both backends.
+
+Sizes agree in all tasks. Along a trajectory the two differ all the same, in two ways. MJX answers a step with
+new `qpos` and `qvel`, but with body positions, orientations and sensors of one simulation step earlier, where
+dm_control brings them up to date. And several models are solved with other settings: see `envs.mjx`.
+"""
+
+
+def task_names(backend: str = "dm_control") -> tuple[str, ...]:
+    """Names of all tasks of `backend`, `domain-task`, in the suite's order; of dm_control, as installed.
+
+    Raises:
+        ValueError: `backend` is none of `BACKENDS`.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"Unknown backend '{backend}'; it must be one of: {', '.join(BACKENDS)}.")
+    if backend == "mjx":
+        return tuple(MJX_NAMES)
     if importlib.metadata.version("dm_control") == RECORDED_VERSION:
         return RECORDED_NAMES
     from envs import dmc
@@ -36,14 +95,18 @@ def task_names() -> tuple[str, ...]:
     return dmc.suite_task_names()
 
 
-def check_task(task: str) -> None:
-    """Returns if `task` exists.
+def check_task(task: str, backend: str = "dm_control") -> None:
+    """Returns if `task` exists on `backend`.
 
     Raises:
-        ValueError: it does not; the message has the nearest name, where one is near.
+        ValueError: it does not; the message says on which backend it does, or has the nearest name, where one
+            is near.
     """
-    names = task_names()
-    if task not in names:
-        nearest = difflib.get_close_matches(task, names, n=1)
-        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-        raise ValueError(f"Unknown task '{task}'.{hint} List tasks with: qsm tasks")
+    names = task_names(backend)
+    if task in names:
+        return
+    if backend == "mjx" and task in task_names():
+        raise ValueError(f"Task '{task}' exists on dm_control only; drop --backend mjx")
+    nearest = difflib.get_close_matches(task, names, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    raise ValueError(f"Unknown task '{task}'.{hint} List tasks with: qsm tasks")

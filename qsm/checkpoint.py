@@ -1,41 +1,64 @@
-"""Checkpoints of the whole training state, through orbax.
+"""Checkpoints of the whole training state of one run, through orbax.
 
-A checkpoint holds three items: the agent's learned state, the rows of the replay buffer, and the loop's counters. The
-environment is not in it: a resumed run starts a new episode, and no transition is formed across the seam.
+A checkpoint holds the agent's learned state, the rows of the replay buffer, the metrics since the last row, the
+environments and the loop's counters: all that a run needs to go on as if it had never stopped. Runs that are trained
+together are saved apart, in the form of a run trained alone.
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from qsm import replay
+from agents.api import Mean, Metrics
 from qsm.errors import UserError
-from qsm.learner import Learner, TrainState
+from qsm.learner import Learner
+from qsm.loop import Counters
 
 KEPT = 2
 
 
-class Counters(NamedTuple):
-    """Where the loop is."""
+class Saved(NamedTuple):
+    """What a checkpoint holds of one run, on the host."""
 
-    step: int  # environment steps made
-    num_updates: int
+    agent: Any
+    replay: dict[str, np.ndarray]  # see `replay.rows`
+    metrics: Metrics
+    environment: Mapping[str, np.ndarray]  # see `Loop.save`
 
 
 class Checkpoints:
     """The checkpoints of one run, the newest `KEPT` of them. A context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
+        # Each process is on its own here: the one that writes the run never waits for the others.
+        process = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT,
+            enable_async_checkpointing=False,
+            read_only=read_only,
+            # orbax makes no folder where processes are named.
+            create=jax.process_count() == 1,
+            **({"multiprocessing_options": alone} if jax.process_count() > 1 else {}),
+        )
+        if jax.process_count() > 1 and not read_only:
+            folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         handlers = {
             "agent": ocp.StandardCheckpointHandler(),
             "replay": ocp.StandardCheckpointHandler(),
+            "sums": ocp.StandardCheckpointHandler(),
+            "environment": ocp.StandardCheckpointHandler(),
             "counters": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
@@ -45,26 +68,31 @@ class Checkpoints:
         """Environment step of the newest checkpoint; None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, counters: Counters) -> None:
-        """Writes a checkpoint named by its environment step; does nothing where that one exists."""
-        if counters.step == self.latest_step:
-            return
+    def steps(self) -> list[int]:
+        """Environment steps of the checkpoints, in their order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, saved: Saved, counters: Counters) -> None:
+        """Writes a checkpoint named by its environment step; does nothing where that one or a later one exists."""
+        if self.latest_step is not None and counters.step <= self.latest_step:
+            return  # a later one is of the same run and was reached from here
+        metrics = {name: np.stack(mean) for name, mean in saved.metrics.items()}
         items = ocp.args.Composite(
-            agent=ocp.args.StandardSave(state.agent),
-            replay=ocp.args.StandardSave(replay.rows(state.replay)),
+            agent=ocp.args.StandardSave(saved.agent),
+            replay=ocp.args.StandardSave(saved.replay),
+            sums=ocp.args.StandardSave({"arrays": _pack(metrics)}),
+            environment=ocp.args.StandardSave({"arrays": _pack(saved.environment)}),
             counters=ocp.args.JsonSave(counters._asdict()),
         )
         self._manager.save(counters.step, args=items)
 
-    def restore_agent(self, learner: Learner) -> Any:
-        """The newest learned state.
+    def restore_agent(self, learner: Learner, step: int) -> Any:
+        """The learned state of one seed at `step`.
 
         Raises:
           UserError: it does not fit `learner`'s agent.
         """
-        step = self.latest_step
-        assert step is not None, "ask latest_step first"
-        template = jax.eval_shape(learner.init_agent)
+        template = learner.agent_template()
         try:
             # Asked before reading, for orbax would tell of a misfit in pages of warnings.
             _check_shapes(_shapes(self._manager.item_metadata(step)["agent"]), _shapes(template))
@@ -76,18 +104,28 @@ class Checkpoints:
             raise UserError(f"the checkpoint {self._folder / str(step)} cannot be read: {reason}") from error
         return items["agent"]
 
-    def restore(self, learner: Learner) -> tuple[TrainState, Counters]:
-        """The newest training state.
+    def restore(self, learner: Learner, step: int) -> tuple[Saved, Counters]:
+        """The training state of one seed at `step`.
 
         Raises:
-          UserError: it does not fit `learner`'s agent.
+          UserError: it does not fit `learner`'s agent, or was written by a version of qsm that saved less.
         """
-        agent_state = self.restore_agent(learner)
-        items = self._manager.restore(
-            self.latest_step,
-            args=ocp.args.Composite(replay=ocp.args.StandardRestore(), counters=ocp.args.JsonRestore()),
+        agent_state = self.restore_agent(learner, step)
+        read = ocp.args.StandardRestore
+        items = ocp.args.Composite(
+            replay=read(), sums=read(), environment=read(), counters=ocp.args.JsonRestore()
         )
-        return learner.restore(agent_state, items["replay"]), Counters(**items["counters"])
+        try:
+            found = self._manager.restore(step, args=items)
+        except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+            raise UserError(
+                f"the checkpoint {self._folder / str(step)} cannot be gone on from: "
+                f"{str(error).splitlines()[0][:200]}. It can still be played with: qsm eval"
+            ) from error
+        metrics = {name: Mean(*both) for name, both in _unpack(np.asarray(found["sums"]["arrays"])).items()}
+        rows = {name: np.asarray(values) for name, values in found["replay"].items()}
+        environment = _unpack(np.asarray(found["environment"]["arrays"]))
+        return Saved(agent_state, rows, metrics, environment), Counters(**found["counters"])
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -96,6 +134,18 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._manager.close()
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Arrays of any type as bytes `[B]`: orbax would hand float64 back as float32."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def _unpack(data: np.ndarray) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -127,4 +177,4 @@ def restore_agent(folder: Path, learner: Learner) -> tuple[Any, int]:
         step = checkpoints.latest_step
         if step is None:
             raise nothing
-        return checkpoints.restore_agent(learner), step
+        return checkpoints.restore_agent(learner, step), step

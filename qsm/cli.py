@@ -14,19 +14,19 @@ from typing import ClassVar, NamedTuple
 import agents
 import qsm
 from agents.config import Limits, check_limits
-from qsm.config import RunConfig
+from qsm.config import Backend, LaunchOptions, MjxRunConfig, RunConfig
 from qsm.errors import UserError, nearest
 from qsm.options import Parser, Positional, flag_of, show_options
 from qsm.versions import check_versions
 
-BACKEND = "dm_control"
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_STATUS = {"finished": 0, "diverged": 1, "interrupted": 130}
+"""Of `qsm train`; 130 is 128 + SIGINT, as shells count."""
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputOptions:
-    """Where the run goes. Without --run-dir: RUNS/dm_control/TASK/AGENT[@NAME]/seed_SEED."""
+    """Where the run goes. Without --run-dir: RUNS/BACKEND/TASK/AGENT[@NAME]/seed_SEED."""
 
     runs: Path = Path("runs")
     """Folder of all runs."""
@@ -55,12 +55,22 @@ class EvalOptions:
     """Seed of the evaluation's environments and actions."""
     eval_samples: int | None = None
     """Actions sampled, of which the best by the critic is taken; none: as the run was configured."""
+    backend: Backend | None = None
+    """Simulator to play on; on another than the run's, what the policy loses by it is shown. none: the run's."""
 
     limits: ClassVar[Limits] = {"episodes": (1, 10_000), "seed": (0, 2**31 - 1), "eval_samples": (1, 4096)}
 
     def __post_init__(self) -> None:
         given = {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
         check_limits(self, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class TasksOptions:
+    """Which tasks are listed."""
+
+    backend: Backend | None = None
+    """List the tasks of one backend only; none: of both, marked, or of dm_control into a pipe."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,37 +102,55 @@ def train(arguments: Sequence[str]) -> int:
         raise UserError(
             f"Unknown agent '{agent}'.{nearest(agent, agents.AGENTS)} List agents with: qsm agents"
         )
+    backend = _backend_of(arguments[1:])
     parser = Parser(
         f"qsm train {agent}",
         f"Train {agent} on TASK: {agents.AGENTS[agent].summary}. The same command again resumes.",
-        groups={"agent": agents.config_class(agent), "run": RunConfig, "output": OutputOptions},
+        groups={
+            "agent": agents.config_class(agent),
+            "run": MjxRunConfig if backend == "mjx" else RunConfig,
+            "launch": LaunchOptions,
+            "output": OutputOptions,
+        },
         positionals=[Positional("task", "Task, such as cheetah-run.", hint=". List tasks with: qsm tasks")],
         subject=f"agent {agent!r}",
         foreign=_options_of_others(agent),
     )
     given = parser.parse(arguments[1:])
-    task, agent_config, run_config, output = (given[name] for name in ("task", "agent", "run", "output"))
+    task, agent_config, config, launch, output = (
+        given[name] for name in ("task", "agent", "run", "launch", "output")
+    )
     # Before the simulator is loaded for the names of its tasks: this may say that it cannot be.
     check_versions()
-    _check_task(task)
-    from qsm.rundir import run_path
+    _check_task(task, launch.backend)
+    from qsm.group import members
 
-    run_dir = output.run_dir or run_path(BACKEND, task, agent, run_config.seed, output.name, output.runs)
+    runs = members(
+        agent, task, agent_config, config, launch, output.name, output.runs, output.run_dir
+    )
     if output.dry_run:
         print(f"qsm train {agent} {task}")
-        for title, config in (("agent", agent_config), ("run", run_config)):
-            print(f"\n{title} options", *show_options(config), sep="\n  ")
-        print(f"\nrun folder\n  {run_dir}")
+        for title, options in (("agent", agent_config), ("run", config), ("launch", launch)):
+            print(f"\n{title} options", *show_options(options), sep="\n  ")
+        print(f"\nrun folder{'s' if len(runs) > 1 else ''}", *(run.path for run in runs), sep="\n  ")
         return 0
     from qsm.train import train as run_training
 
-    finished = run_training(agent, task, agent_config, run_config, run_dir, ["qsm", "train", *arguments])
-    return 0 if finished else INTERRUPTED
+    return EXIT_STATUS[run_training(agent, task, runs, launch, ["qsm", "train", *arguments])]
+
+
+def _backend_of(arguments: Sequence[str]) -> Backend:
+    """The backend that `arguments` name, whose defaults the parser then takes; a wrong one is the parser's to tell."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, _, value = word.partition("=")
+        if flag.lower() == "--backend" and (value or following) == "mjx":
+            return "mjx"
+    return "dm_control"
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """`qsm eval RUN [options]`."""
-    example = f"runs/{BACKEND}/cartpole-swingup/qsm/seed_0"
+    example = "runs/dm_control/cartpole-swingup/qsm/seed_0"
     parser = Parser(
         "qsm eval",
         "Evaluate the latest checkpoint of a run.",
@@ -134,9 +162,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     if not run.is_dir():
         raise UserError(f"No run in '{run}'. Give the folder of a run, such as {example}")
     check_versions()
-    from qsm.evaluate import evaluate_run
+    from qsm.play import play
 
-    result = evaluate_run(run, options.episodes, options.seed, options.eval_samples, options.video)
+    result = play(
+        run, options.episodes, options.seed, options.eval_samples, options.video, options.backend
+    )
     width = max(map(len, result), default=0)
     for name, value in result.items():
         print(f"{name:{width}}  {f'{value:.1f}' if isinstance(value, float) else value}")
@@ -144,21 +174,29 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def tasks(arguments: Sequence[str]) -> int:
-    """`qsm tasks`."""
-    Parser("qsm tasks", "List the tasks of the DeepMind Control Suite.").parse(arguments)
-    names = _task_names()
+    """`qsm tasks`: of both backends with a mark on those that one lacks; one backend's alone, or for a pipe, bare."""
+    groups = {"tasks": TasksOptions}
+    backend = Parser("qsm tasks", "List the tasks.", groups).parse(arguments)["tasks"].backend
+    check_versions()
+    from envs.tasks import task_names
+
     if not sys.stdout.isatty():
-        print(*names, sep="\n")
+        print(*task_names(backend or "dm_control"), sep="\n")  # for other programs
         return 0
+    host, device = task_names("dm_control"), task_names("mjx")
+    names = [*host, *(name for name in device if name not in host)] if backend is None else task_names(backend)
     domains: dict[str, list[str]] = {}
     for name in names:
-        domains.setdefault(name.partition("-")[0], []).append(name)
-    width = max(map(len, names)) + 2
+        mark = "" if backend else " *" if name not in device else " +" if name not in host else ""
+        domains.setdefault(name.partition("-")[0], []).append(name + mark)
+    width = max(len(name) for members in domains.values() for name in members) + 2
     columns = max(1, (shutil.get_terminal_size().columns - 2) // width)
     for domain, members in domains.items():
         print(domain)
         for start in range(0, len(members), columns):
             print("  " + "".join(f"{name:{width}}" for name in members[start : start + columns]).rstrip())
+    if backend is None:
+        print("\n* --backend dm_control only    + --backend mjx only")
     return 0
 
 
@@ -208,7 +246,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(train, "AGENT TASK [options]", "train an agent on a task, or resume"),
     "eval": Command(evaluate, "RUN [options]", "evaluate a trained agent, or film it"),
-    "tasks": Command(tasks, "", "list the tasks"),
+    "tasks": Command(tasks, "[options]", "list the tasks"),
     "agents": Command(list_agents, "", "list the agents"),
     "dashboard": Command(dashboard, "[RUNS] [options]", "show learning curves in the browser"),
 }
@@ -246,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("qsm: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_STATUS["interrupted"]
     except BrokenPipeError:
         # As `qsm tasks | head`: nobody reads on. What is still buffered would raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -269,18 +307,11 @@ def _options_of_others(agent: str) -> dict[str, str]:
     }
 
 
-def _task_names() -> tuple[str, ...]:
-    check_versions()
-    from envs.tasks import task_names
-
-    return task_names()
-
-
-def _check_task(task: str) -> None:
+def _check_task(task: str, backend: Backend) -> None:
     from envs.tasks import check_task
 
     check_versions()
     try:
-        check_task(task)
+        check_task(task, backend)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from fractions import Fraction
 from typing import ClassVar, Literal, get_args
@@ -10,6 +11,8 @@ from typing import ClassVar, Literal, get_args
 from agents.config import INFINITY, Limits, check_limits
 
 WandbMode = Literal["offline", "online", "disabled"]
+Backend = Literal["dm_control", "mjx"]
+MatmulPrecision = Literal["float32", "tensorfloat32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,9 @@ class RunConfig:
     replay_ratio: str = "1"
     """Updates per environment step: a whole number, fraction or decimal (2, 1/4, 0.5)."""
     replay_capacity: int = 1_000_000
-    """Time steps the replay buffer holds before it overwrites the oldest."""
+    """Time steps the replay buffer holds, over all environments, before it overwrites the oldest."""
+    num_envs: int = 1
+    """Environments stepped together for each seed; one on dm_control."""
     action_repeat: int = 1
     """Control steps for which each action is held."""
     eval_interval: int = 5_000
@@ -36,6 +41,8 @@ class RunConfig:
     """Environment steps between rows of training metrics."""
     checkpoint_interval: int = 25_000
     """Environment steps between checkpoints; one more is made at the end."""
+    matmul_precision: MatmulPrecision = "float32"
+    """Precision of matrix products on an accelerator; the CPU always takes float32."""
     wandb: WandbMode = "offline"
     """Weights & Biases: recorded in the run's folder, streamed to your account, or off."""
     wandb_project: str = "qsm"
@@ -43,9 +50,10 @@ class RunConfig:
 
     limits: ClassVar[Limits] = {
         "seed": (0, 2**31 - 1),
-        "steps": (1, INFINITY),
+        "steps": (1, 2**31 - 1),  # counted in int32 on the device
         "random_steps": (1, INFINITY),
         "replay_capacity": (1000, INFINITY),
+        "num_envs": (1, 2**20),
         "action_repeat": (1, 1000),
         "eval_interval": (1, INFINITY),
         "eval_episodes": (1, 10_000),
@@ -58,6 +66,9 @@ class RunConfig:
         self.updates_per_step  # noqa: B018  (parsed here so that a bad value is answered at once)
         if self.wandb not in get_args(WandbMode):
             raise ValueError(f"wandb is {self.wandb!r}; it must be one of {', '.join(get_args(WandbMode))}")
+        if self.matmul_precision not in get_args(MatmulPrecision):
+            allowed = ", ".join(get_args(MatmulPrecision))
+            raise ValueError(f"matmul_precision is {self.matmul_precision!r}; it must be one of {allowed}")
         if self.random_steps >= self.steps:
             raise ValueError(
                 f"random_steps is {self.random_steps}, but the run has only {self.steps} steps and would "
@@ -79,3 +90,63 @@ class RunConfig:
         if not 0 < ratio <= 1024:
             raise ValueError(f"replay_ratio is {self.replay_ratio}; it must be above 0 and at most 1024")
         return ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class MjxRunConfig(RunConfig):
+    """The options of a run on `--backend mjx`, whose defaults suit many environments at a time."""
+
+    steps: int = 1_000_000
+    """Environment steps to train for, over all environments (control steps, whatever the action repeat)."""
+    replay_ratio: str = "1/16"
+    """Updates per environment step: a whole number, fraction or decimal (2, 1/4, 0.5)."""
+    num_envs: int = 128
+    """Environments stepped together for each seed."""
+    eval_interval: int = 50_000
+    """Environment steps between evaluations; one more is made before the first step."""
+    log_interval: int = 10_000
+    """Environment steps between rows of training metrics."""
+    checkpoint_interval: int = 250_000
+    """Environment steps between checkpoints; one more is made at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchOptions:
+    """How many runs are trained together, and on what. The runs themselves do not depend on it."""
+
+    backend: Backend = "dm_control"
+    """Simulator: dm_control on the CPU, or mjx on the device (needs the extra packages of qsm[mjx])."""
+    num_seeds: int = 1
+    """Seeds trained together in one program: --seed and those after it, each a run of its own."""
+    sweep: str | None = None
+    """One hyperparameter and its values, a labelled run for each: score_scale=1,10,50."""
+    num_devices: int | None = None
+    """Devices to divide the seeds, or else the environments and batches, over; none: one."""
+
+    limits: ClassVar[Limits] = {"num_seeds": (1, 4096), "num_devices": (1, 2**20)}
+
+    def __post_init__(self) -> None:
+        given = {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
+        check_limits(self, given)
+        self.sweep_values  # noqa: B018  (a bad value is answered at once)
+
+    @property
+    def sweep_values(self) -> tuple[str, tuple[float, ...]] | None:
+        """The swept option and its values.
+
+        Raises:
+          ValueError: `sweep` is not of the form NAME=VALUE,VALUE.
+        """
+        if self.sweep is None:
+            return None
+        name, equals, values = self.sweep.partition("=")
+        try:
+            numbers = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            numbers = ()
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not equals or not name.isidentifier() or not numbers or not all(map(math.isfinite, numbers)):
+            raise ValueError(f"sweep is {self.sweep!r}; it must be an option and its values, such as discount=0.9,0.99")
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"sweep is {self.sweep!r}; it names a value twice")
+        return name, numbers

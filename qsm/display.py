@@ -37,6 +37,7 @@ class Display:
       log: where every line is written as well.
       first_step: environment step at which a resumed run begins.
       clock: seconds that only ever grow.
+      quiet: print nothing: another process shows the run.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Display:
         log: logging.Logger | None = None,
         first_step: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
     ) -> None:
         self._total = total_steps
         self._header = dict(header)
         self._console = console or Console()
+        self._console.quiet = self._console.quiet or quiet
         self._log = log
         self._clock = clock
         self._best = -math.inf
@@ -218,12 +221,13 @@ class _LogFile(logging.Handler):
             file.write(self.format(record) + "\n")
 
 
-def open_log(path: Path) -> logging.Logger:
-    """A logger, apart from the root logger, that appends each line with its time in UTC to `path`."""
-    logger = logging.Logger(str(path))
-    handler = _LogFile(path)
+def open_log(*paths: Path) -> logging.Logger:
+    """A logger, apart from the root logger, that appends each line with its time in UTC to every one of `paths`."""
+    logger = logging.Logger("qsm.log")
     formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logger.addHandler(handler)
+    for path in paths:
+        handler = _LogFile(path)
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
     return logger

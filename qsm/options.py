@@ -297,7 +297,7 @@ class Parser:
             known = word in self.fields and (match.start() == 0 or "_" in word)
             return flag_of(word) if known else word
 
-        return re.sub(r"(?<![\w-])\w+", replace, message)
+        return re.sub(r"(?<![\w'-])\w+", replace, message)  # what was given stands in quotes
 
 
 def show_options(config: Any) -> list[str]:
@@ -311,6 +311,9 @@ def show_options(config: Any) -> list[str]:
         else:
             kind = kind_of(hints[field.name])
             assert kind is not None
+            if value is None:  # there is no text for it: left out, it is none
+                rows.append((f"# {flag} none", ""))
+                continue
             row, usual = f"{flag} {kind.show(value)}", kind.show(default)
         rows.append((row, f"# default: {usual}" if value != default else ""))
     width = max(len(row) for row, _ in rows)

@@ -22,9 +22,11 @@ ROW_FIELDS = ("observation", "action", "reward", "discount", "step_type")
 
 
 class Replay(NamedTuple):
-    """Ring of T rows for each of N environments stepped together.
+    """For each of N environments stepped together, a ring of T rows.
 
-    Fields of a FIRST row other than its observation mean nothing.
+    Every environment has a cursor of its own, for the reset that follows an episode is a row more: environments whose
+    episodes end at different times fill their rings at different rates. Fields of a FIRST row other than its
+    observation mean nothing.
     """
 
     observation: jax.Array  # [T, N, O] float32
@@ -32,8 +34,8 @@ class Replay(NamedTuple):
     reward: jax.Array  # [T, N] float32, received on arriving here
     discount: jax.Array  # [T, N] float32, the environment's own: 0 at termination, else 1
     step_type: jax.Array  # [T, N] int8
-    cursor: jax.Array  # [] int32, row that the next insert writes
-    size: jax.Array  # [] int32, rows written so far, at most T
+    cursor: jax.Array  # [N] int32, row that the next insert writes
+    size: jax.Array  # [N] int32, rows written so far, at most T
 
     @property
     def capacity(self) -> int:
@@ -41,36 +43,54 @@ class Replay(NamedTuple):
 
 
 def create(capacity: int, num_envs: int, observation_size: int, action_size: int) -> Replay:
-    """An empty buffer of `capacity` rows `[T]`."""
+    """An empty buffer of `capacity` rows `[T]` for each environment."""
     return Replay(
         observation=jnp.zeros((capacity, num_envs, observation_size), jnp.float32),
         action=jnp.zeros((capacity, num_envs, action_size), jnp.float32),
         reward=jnp.zeros((capacity, num_envs), jnp.float32),
         discount=jnp.zeros((capacity, num_envs), jnp.float32),
         step_type=jnp.zeros((capacity, num_envs), jnp.int8),
-        cursor=jnp.zeros((), jnp.int32),
-        size=jnp.zeros((), jnp.int32),
+        cursor=jnp.zeros((num_envs,), jnp.int32),
+        size=jnp.zeros((num_envs,), jnp.int32),
     )
 
 
 def nbytes(capacity: int, num_envs: int, observation_size: int, action_size: int) -> int:
     """Bytes that `create` will take."""
-    return capacity * num_envs * (4 * (observation_size + action_size + 2) + 1) + 8
+    return capacity * num_envs * bytes_per_row(observation_size, action_size) + 8 * num_envs
 
 
-def insert(replay: Replay, action: jax.Array, time_step: TimeStep) -> Replay:
-    """Writes one row: `action` `[N, A]` and the `time_step` (leading axis `[N]`) that it led to."""
+def bytes_per_row(observation_size: int, action_size: int) -> int:
+    """Bytes of one row of one environment."""
+    return 4 * (observation_size + action_size + 2) + 1
+
+
+def insert(replay: Replay, action: jax.Array, time_step: TimeStep, present: Any = True) -> Replay:
+    """Writes a row: `action` `[N, A]` and the `time_step` (leading axis `[N]`) that it led to.
+
+    Args:
+      present: `[N]` bool; the environments that have a row to write.
+    """
+    num_rows, num_envs = replay.step_type.shape
+    present = jnp.broadcast_to(present, (num_envs,))
     row = (time_step.observation, action, time_step.reward, time_step.discount, time_step.step_type)
+    env = jnp.arange(num_envs)
+    # A row past the end is dropped. One scatter, in place: measured at 0.1 ms with a million rows on the CPU.
+    target = jnp.where(present, replay.cursor, num_rows)
 
     def write(name: str, values: Any) -> jax.Array:
         storage = getattr(replay, name)
-        return jax.lax.dynamic_update_index_in_dim(storage, values.astype(storage.dtype), replay.cursor, 0)
+        return storage.at[target, env].set(values.astype(storage.dtype), mode="drop", unique_indices=True)
 
     return replay._replace(
         **{name: write(name, values) for name, values in zip(ROW_FIELDS, row, strict=True)},
-        cursor=(replay.cursor + 1) % replay.capacity,
-        size=jnp.minimum(replay.size + 1, replay.capacity),
+        cursor=(replay.cursor + present) % num_rows,
+        size=jnp.minimum(replay.size + present, num_rows),
     )
+
+
+MAX_ROUNDS = 1_000
+"""Rounds of rejection after which a buffer counts as one without a valid start."""
 
 
 def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key: jax.Array) -> Transition:
@@ -78,47 +98,51 @@ def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key:
 
     A row is a valid start if another row of its episode follows and its window is closed: n rows have been written
     after it, or its episode ended before that, in which case n is shortened with the matching power of gamma. An
-    episode ends at its LAST row, or where the next row is FIRST (a run that was interrupted). Starts are drawn by
-    rejection, so the buffer must hold at least one: n + 1 rows of an episode do, or any whole episode.
+    episode ends at its LAST row, or where the next row is FIRST (a simulation that failed). Starts are drawn by
+    rejection, so the buffer must hold at least one: n + 1 rows of an episode do, or any whole episode. Where there is
+    none (every environment fails at every step) the rewards are NaN, so that the run is stopped and does not hang.
 
     Args:
       discount: gamma per row; an argument so that it may be a swept hyperparameter.
     """
     num_rows, num_envs = replay.step_type.shape
-    oldest = (replay.cursor - replay.size) % num_rows
+    oldest = (replay.cursor - replay.size) % num_rows  # [N]
+    newest = jnp.maximum(replay.size.max() - 1, 1)
     n = sampling.n_step
 
     def propose(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         age_key, env_key = jax.random.split(key)
-        age = jax.random.randint(age_key, (sampling.batch_size,), 0, replay.size - 1)
+        age = jax.random.randint(age_key, (sampling.batch_size,), 0, newest)
         env = jax.random.randint(env_key, (sampling.batch_size,), 0, num_envs)
-        return age, env, _is_start(replay, oldest, age, env, n)
+        return age, env, _is_start(replay, oldest[env], age, env, n)
 
     def redraw(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        key, age, env, valid = carry
+        key, age, env, valid, count = carry
         key, proposal_key = jax.random.split(key)
         new_age, new_env, new_valid = propose(proposal_key)
-        return key, jnp.where(valid, age, new_age), jnp.where(valid, env, new_env), valid | new_valid
+        age, env = jnp.where(valid, age, new_age), jnp.where(valid, env, new_env)
+        return key, age, env, valid | new_valid, count + 1
 
     key, first_key = jax.random.split(key)
-    carry = jax.lax.while_loop(lambda carry: ~carry[3].all(), redraw, (key, *propose(first_key)))
-    _, age, env, _ = carry
-    return _transition(replay, (oldest + age) % num_rows, env, discount, n)
+    _, age, env, valid, _ = jax.lax.while_loop(
+        lambda carry: ~carry[3].all() & (carry[4] < MAX_ROUNDS), redraw, (key, *propose(first_key), 1)
+    )
+    batch = _transition(replay, (oldest[env] + age) % num_rows, env, discount, n)
+    return batch._replace(reward=jnp.where(valid, batch.reward, jnp.nan))
 
 
 def _is_start(replay: Replay, oldest: jax.Array, age: jax.Array, env: jax.Array, n: int) -> jax.Array:
-    """Which candidates `[B]` (rows after the oldest, environment) are valid starts."""
-    num_rows = replay.capacity
-    valid = replay.step_type[(oldest + age + 1) % num_rows, env] != StepType.FIRST
-    valid &= replay.step_type[(oldest + age) % num_rows, env] != StepType.LAST
-    closed = age + n < replay.size
+    """Which candidates `[B]` (rows after their environment's oldest, environment) are valid starts."""
+    num_rows, size = replay.capacity, replay.size[env]
+    closed = age + n < size
     for k in range(1, n):
         last = replay.step_type[(oldest + age + k) % num_rows, env] == StepType.LAST
-        closed |= last & (age + k < replay.size)
+        closed |= last & (age + k < size)
         after = age + k + 1
         interrupted = replay.step_type[(oldest + after) % num_rows, env] == StepType.FIRST
-        closed |= interrupted & (after < replay.size)
-    return valid & closed
+        closed |= interrupted & (after < size)
+    # A LAST row needs no check of its own: what follows it is FIRST, or not there yet.
+    return closed & (replay.step_type[(oldest + age + 1) % num_rows, env] != StepType.FIRST)
 
 
 def _transition(
@@ -148,20 +172,42 @@ def _transition(
 
 
 def rows(replay: Replay) -> dict[str, np.ndarray]:
-    """What a buffer holds, on the host, to be saved: the rows written so far, oldest first. Copies them."""
-    size, cursor = int(replay.size), int(replay.cursor)
-    order = (cursor - size + np.arange(size)) % replay.capacity
-    return {name: np.asarray(getattr(replay, name))[order] for name in ROW_FIELDS}
+    """What a buffer holds, on the host, to be saved: each environment's rows, oldest first, and `size` `[N]`.
+
+    Environments with fewer rows than the fullest are padded with zeros at the end.
+    """
+    size, cursor = np.asarray(replay.size), np.asarray(replay.cursor)
+    age = np.arange(size.max())[:, None]
+    order = (cursor - size + age) % replay.capacity
+    there = age < size
+    env = np.arange(len(size))
+
+    def select(name: str) -> np.ndarray:
+        values = np.asarray(getattr(replay, name))[order, env]
+        return np.where(there.reshape(there.shape + (1,) * (values.ndim - 2)), values, 0).astype(values.dtype)
+
+    return {name: select(name) for name in ROW_FIELDS} | {"size": size.astype(np.int32)}
 
 
 def from_rows(empty: Replay, saved: dict[str, np.ndarray]) -> Replay:
-    """A buffer with the rows that `rows` gave; the newest of them where the buffer holds fewer."""
-    size = min(len(saved["step_type"]), empty.capacity)
+    """A buffer on the host with the rows that `rows` gave; the newest of them where the buffer holds fewer.
 
-    def load(name: str) -> jax.Array:
-        storage = getattr(empty, name)
-        return storage.at[:size].set(saved[name][len(saved[name]) - size :])
+    Args:
+      empty: any buffer of the same sizes, or its shapes.
+    """
+    num_rows, num_envs = empty.step_type.shape
+    there = np.asarray(saved["size"])
+    size = np.minimum(there, num_rows)
+    age = np.arange(size.max(initial=0))[:, None]
+    source = np.minimum(there - size + age, np.maximum(there - 1, 0))
+    env = np.arange(num_envs)
+
+    def load(name: str) -> np.ndarray:
+        storage = np.zeros(getattr(empty, name).shape, getattr(empty, name).dtype)
+        if len(age):
+            kept = (age < size).reshape(len(age), num_envs, *(1,) * (storage.ndim - 2))
+            storage[: len(age)] = np.where(kept, np.asarray(saved[name])[source, env], 0)
+        return storage
 
     fields = {name: load(name) for name in ROW_FIELDS}
-    cursor = jnp.asarray(size % empty.capacity, jnp.int32)
-    return empty._replace(**fields, cursor=cursor, size=jnp.asarray(size, jnp.int32))
+    return Replay(**fields, cursor=(size % num_rows).astype(np.int32), size=size.astype(np.int32))

@@ -1,213 +1,295 @@
-"""The host loop: dm_control steps on the CPU while the agent learns on the device. Knows no algorithm by name."""
+"""`qsm train`: builds the loop of a group of runs, resumes them, and does what happens between steps."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import math
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 import agents
-from envs import dmc
-from envs.api import HostEnvironment, StepType, TimeStep
-from qsm import rundir
-from qsm.checkpoint import Checkpoints, Counters
-from qsm.config import RunConfig
+from agents.api import Agent, Mean
+from envs.api import DeviceEnvironment, HostEnvironment
+from qsm import memory, replay, rundir, runtime
+from qsm.checkpoint import Checkpoints, Saved
+from qsm.config import LaunchOptions, RunConfig
+from qsm.device_loop import DeviceLoop
 from qsm.display import Display, open_log
 from qsm.errors import UserError
-from qsm.evaluate import Evaluation, evaluate
+from qsm.group import DIVERGED, Member, common_step
+from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
+from qsm.loop import Counters, Hooks, Loop
 from qsm.metrics import MetricWriter
+from qsm.placement import Placement
 
-BACKEND = "dm_control"
-
-
-def updates_due(step: int, random_steps: int, ratio: Fraction) -> int:
-    """Updates that must have been made by environment step `step`: floor(k p/q), k steps after the random start."""
-    return int(max(step - random_steps, 0) * ratio)
-
-
-@dataclasses.dataclass
-class Hooks:
-    """What the loop calls as it goes; everything that is not acting, storing and learning."""
-
-    on_step: Callable[[int], None]
-    on_evaluation: Callable[[int, TrainState], None]
-    on_metrics: Callable[[int, TrainState, int], TrainState]
-    on_checkpoint: Callable[[TrainState, Counters], None]
-    should_stop: Callable[[], bool]
-
-
-def run_loop(
-    learner: Learner,
-    environment: HostEnvironment,
-    config: RunConfig,
-    state: TrainState,
-    counters: Counters,
-    hooks: Hooks,
-) -> tuple[TrainState, Counters]:
-    """Trains from `counters.step` to `config.steps` environment steps, or until asked to stop.
-
-    Each arrival at a time step is stored and learned from; from every one but the last of an episode the agent acts.
-    The reset that follows is an arrival too, but no environment step.
-
-    Returns:
-      The final state and counters. `state` is donated.
-    """
-    step, num_updates = counters
-    ratio, repeat = config.updates_per_step, environment.spec.action_repeat
-    # Sampling needs a closed window: no update before the first n decisions, however short the random start.
-    random_steps = max(config.random_steps, learner.agent.sampling.n_step * repeat)
-    if step == 0:
-        hooks.on_evaluation(step, state)
-    time_step, is_reset = environment.reset(), True
-    led_here: Any = np.zeros((1, environment.spec.action_size), np.float32)
-    while True:
-        is_done = step >= config.steps or hooks.should_stop()
-        action = None
-        if time_step.step_type != StepType.LAST and not is_done:
-            is_random = np.bool_(step < random_steps)
-            action = learner.act_to_explore(state, time_step.observation[None], np.int32(step), is_random)
-        due = updates_due(step, random_steps, ratio)
-        state = learner.learn(
-            state, led_here, _batched(time_step), np.int32(num_updates), np.int32(due - num_updates)
-        )
-        num_updates = due
-        if not is_reset:
-            hooks.on_step(step)
-            is_last = step >= config.steps  # written whatever the intervals
-            if is_last or _crossed(step, repeat, config.log_interval):
-                state = hooks.on_metrics(step, state, num_updates)
-            if is_last or _crossed(step, repeat, config.eval_interval):
-                hooks.on_evaluation(step, state)
-            if _crossed(step, repeat, config.checkpoint_interval):
-                hooks.on_checkpoint(state, Counters(step, num_updates))
-        if is_done:
-            return state, Counters(step, num_updates)
-        if action is None:
-            time_step, is_reset = environment.reset(), True
-            led_here = np.zeros((1, environment.spec.action_size), np.float32)
-        else:
-            # The only wait of a step; the update goes on while the environment steps.
-            time_step, is_reset = environment.step(np.asarray(action)[0]), False
-            led_here, step = action, step + repeat
+Outcome = Literal["finished", "interrupted", "diverged"]
+POLL_INTERVAL = {"dm_control": 64, "mjx": 1}
+"""How often several processes agree on whether to stop: every so many ticks, or dispatches of the device loop."""
 
 
 def train(
     agent_name: str,
     task: str,
-    agent_config: Any,
-    config: RunConfig,
-    run_dir: Path,
+    members: Sequence[Member],
+    launch: LaunchOptions | None = None,
     command: Sequence[str] = (),
-) -> bool:
-    """Trains `agent_name` on `task` into `run_dir`: `qsm train`. Resumes what is unfinished, leaves what is finished.
+) -> Outcome:
+    """Trains the runs `members` together. Resumes what is unfinished, leaves what is finished.
 
     Returns:
-      True where the run reached its last step, False where it was interrupted.
+      `finished` where every run reached its last step, `interrupted` where they were stopped, and `diverged` where one
+      was held because its numbers were no longer finite.
 
     Raises:
-      UserError: an impossible option, or a folder that cannot take the run.
+      UserError: an impossible option, or a folder that cannot take its run.
     """
-    try:
-        environment = dmc.make_env(task, config.seed, config.action_repeat)
-        spec = environment.spec
-        agent = agents.build(agent_name, agent_config, spec.observation_size, spec.action_size)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    resolved = rundir.resolved_config(agent_name, task, BACKEND, agent_config, config)
-    run = rundir.RunDir.create_or_open(run_dir, resolved, command)
-    if run.finished:
-        print(
-            f"{run.path} is finished ({config.steps:,} steps); nothing to do. Look at it with: qsm eval {run.path}"
-        )
-        return True
-    learner = Learner(agent, spec, config.seed, config.replay_capacity)
-    # Every environment is made with the training seed, for it draws the system itself in lqr; episodes are reseeded.
-    evaluation_environments = [
-        dmc.make_env(task, config.seed, config.action_repeat) for _ in range(config.eval_episodes)
-    ]
-    device = jax.devices()[0]
-    with Checkpoints(run.checkpoints) as checkpoints:
-        start = Counters(0, 0)
-        resumed = checkpoints.latest_step is not None
-        if resumed:
-            state, start = checkpoints.restore(learner)
-            # The spawn key keeps this apart from the seeds of evaluation: to entropy, (seed, step) is (seed, step, 0).
-            fresh = np.random.SeedSequence((config.seed, start.step), spawn_key=(1,))
-            environment.reseed(int(fresh.generate_state(1)[0] >> 1))
-        else:
-            state = learner.init()
+    launch = launch or LaunchOptions()
+    runtime.join_processes()
+    builder = _Builder(agent_name, task, launch, members)
+    is_writer = runtime.is_writer()
+    with contextlib.ExitStack() as stack:
+        runs = [
+            _open(member, agent_name, task, launch.backend, command, is_writer) for member in members
+        ]
+        unfinished = [i for i, run in enumerate(runs) if not run.finished]
+        for i in set(range(len(runs))) - set(unfinished):
+            if is_writer:
+                print(
+                    f"{runs[i].path} is finished ({members[i].config.steps:,} steps); nothing to do. "
+                    f"Look at it with: qsm eval {runs[i].path}"
+                )
+        if not unfinished:
+            return "finished"
+        members, runs = [members[i] for i in unfinished], [runs[i] for i in unfinished]
+        placement, loop, memory_line = builder.build(members)
+        checkpoints = [
+            stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs
+        ]
+        held = [str(run.status().get("message", "")).startswith(DIVERGED) for run in runs]
+        if all(held):
+            held = [False] * len(runs)  # asked for again: let them show it again
+        step = _step_to_resume(members, checkpoints, held)
+        state, start = _restore(loop, checkpoints, held, step) if step is not None else (None, Counters(0, 0))
+        device = jax.devices()[0]
         header = {
             "agent": agent_name,
-            "task": task,
-            "seed": str(config.seed),
-            "device": f"{device.device_kind} ({jax.default_backend()})",
-            "run": str(run.path),
+            "task": f"{task} ({launch.backend})",
+            "runs": _some([member.label for member in members]),
+            "device": f"{device.device_kind} ({placement.describe()})",
+            "memory": memory_line,
+            "folder": _some([str(run.path) for run in runs], 1),
         }
-        display = Display(config.steps, header, log=open_log(run.log), first_step=start.step)
-        with (
-            display,
-            MetricWriter(run, config.wandb, start.step if resumed else None, display.warn) as writer,
-        ):
-            run.record_start(device.device_kind, display.warn)
-            if resumed:
+        display = stack.enter_context(
+            Display(
+                members[0].config.steps,
+                header,
+                log=open_log(*(run.log for run in runs)) if is_writer else None,
+                first_step=start.step,
+                quiet=not is_writer,
+            )
+        )
+        runtime.use_cache(display.warn)
+        session = Session(members, runs, loop, display, checkpoints, held, start)
+        if is_writer:
+            for run in runs:
+                run.record_start(device.device_kind, display.warn)
+            if step is not None:
                 display.info(f"resuming at step {start.step:,}")
-            session = _Session(run, config, learner, writer, display, checkpoints, evaluation_environments)
+        with session.writing(start.step if step is not None else None):
+            if state is None:
+                state = loop.begin()
             try:
-                with _interrupts(display) as should_stop:
-                    state, end = run_loop(
-                        learner, environment, config, state, start, session.hooks(should_stop)
-                    )
-                    checkpoints.save(state, end)
+                with _interrupts(display, POLL_INTERVAL[launch.backend]) as should_stop:
+                    state, end = loop.run(state, start, session.hooks(should_stop))
+                    session.save(state, end)
             except BaseException as error:
-                state_name = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-                run.write_status(state_name, session.step, config.steps, session.last_return, reason)
+                session.fail(error)
                 raise
-            finished = end.step >= config.steps
-            state_name = "finished" if finished else "interrupted"
-            run.write_status(state_name, end.step, config.steps, session.last_return)
-            if finished:
-                lines = [
-                    f"Run      {run.path}",
-                    f"Play     qsm eval {run.path}",
-                    f"Look     qsm dashboard {run.path}",
-                ]
+        return session.finish(end)
+
+
+class _Builder:
+    """The loop of a group. Made before any folder, so that impossible options leave nothing behind."""
+
+    def __init__(
+        self, agent_name: str, task: str, launch: LaunchOptions, members: Sequence[Member]
+    ) -> None:
+        self.agent_name, self.task, self.launch = agent_name, task, launch
+        config = members[0].config
+        runtime.set_precision(config.matmul_precision)
+        try:
+            self.environment = self._device_environment(config) if launch.backend == "mjx" else None
+            if self.environment is None:
+                if config.num_envs > 1:
+                    raise ValueError(
+                        f"num_envs is {config.num_envs}; dm_control steps one environment for each seed. Take "
+                        "--num-seeds for more seeds, or --backend mjx for more environments"
+                    )
+                self.hosts = {member.path: self._host_environment(member.config) for member in members}
+                spec = self.hosts[members[0].path].spec
             else:
-                lines = [f"Stopped and saved at step {end.step:,}. Go on with the same command."]
-            display.finish(lines)
-    return finished
+                spec = self.environment.spec
+            self.spec = spec
+            self.agents: dict[Path, Agent] = {
+                member.path: agents.build(
+                    agent_name, member.agent_config, spec.observation_size, spec.action_size
+                )
+                for member in members
+            }
+            self._placement(members)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def _device_environment(self, config: RunConfig) -> DeviceEnvironment:
+        from envs import mjx
+
+        return mjx.make_env(self.task, config.action_repeat)
+
+    def _host_environment(self, config: RunConfig) -> HostEnvironment:
+        from envs import dmc
+
+        return dmc.make_env(self.task, config.seed, config.action_repeat)
+
+    def _placement(self, members: Sequence[Member]) -> Placement:
+        config = members[0].config
+        return Placement(
+            self.launch.num_devices, len(members), config.num_envs, members[0].agent_config.batch_size
+        )
+
+    def build(self, members: Sequence[Member]) -> tuple[Placement, Loop, str]:
+        """Placement, loop and a line on memory for `members`, which may be fewer than were given at first."""
+        from envs.vector import VectorEnvironment
+
+        config = members[0].config
+        seeds = [member.config.seed for member in members]
+        try:
+            placement = self._placement(members)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        learner = Learner(
+            [self.agents[member.path] for member in members],
+            self.spec,
+            seeds,
+            config.replay_capacity,
+            config.num_envs,
+            placement,
+        )
+        if self.environment is not None:
+            loop = DeviceLoop(learner, VectorEnvironment(self.environment, config.num_envs), config)
+            line = memory.check(learner, loop.nbytes())
+            return placement, loop, line
+        line = memory.check(learner, 0)
+        # Every environment is made with the training seed, for it draws the system itself in lqr; episodes are reseeded.
+        environments = [self.hosts[member.path] for member in members]
+        evaluation = [
+            [self._host_environment(member.config) for _ in range(config.eval_episodes)] for member in members
+        ]
+        return placement, HostLoop(learner, environments, evaluation, config), line
 
 
-class _Session:
-    """What happens between steps: evaluation, metrics, checkpoints, status."""
+def _open(
+    member: Member, agent_name: str, task: str, backend: str, command: Sequence[str], is_writer: bool
+) -> rundir.RunDir:
+    resolved = rundir.resolved_config(agent_name, task, backend, member.agent_config, member.config)
+    if is_writer:
+        return rundir.RunDir.create_or_open(member.path, resolved, command)
+    return rundir.RunDir(member.path, resolved, command)
+
+
+def _step_to_resume(
+    members: Sequence[Member], checkpoints: Sequence[Checkpoints], held: Sequence[bool]
+) -> int | None:
+    """The step that all runs but the held ones go on from; None where they begin."""
+    going = [i for i, is_held in enumerate(held) if not is_held]
+    return common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
+
+
+def _restore(
+    loop: Loop, checkpoints: Sequence[Checkpoints], held: Sequence[bool], step: int
+) -> tuple[TrainState, Counters]:
+    """The state of the group at `step`; a held run's place is taken by another's numbers, and held."""
+    learner = loop.learner
+    counters = Counters(step, 0)
+    saved: list[Saved | None] = []
+    for one, is_held in zip(checkpoints, held, strict=True):
+        if is_held:
+            saved.append(None)
+            continue
+        found, counters = one.restore(learner, step)
+        saved.append(found)
+    stand_in = next(one for one in saved if one is not None)
+    parts = [one or stand_in for one in saved]
+    try:
+        environment = loop.restore([one.environment for one in parts])
+    except (ValueError, KeyError) as error:
+        raise UserError(f"the environment saved at step {step:,} cannot be restored: {error}") from error
+    agents_ = jax.tree.map(lambda *leaves: np.stack(leaves), *[one.agent for one in parts])
+    metrics = {
+        name: Mean(*(np.stack(sums) for sums in zip(*(one.metrics[name] for one in parts), strict=True)))
+        for name in stand_in.metrics
+    }
+    state = learner.place(agents_, [one.replay for one in parts], metrics, environment)  # type: ignore[arg-type]
+    learner.active[:] = ~np.array(held)
+    return state, counters
+
+
+class Session:
+    """What happens between steps, for every run of the group: evaluation, metrics, checkpoints, status."""
 
     def __init__(
         self,
-        run: rundir.RunDir,
-        config: RunConfig,
-        learner: Learner,
-        writer: MetricWriter,
+        members: Sequence[Member],
+        runs: Sequence[rundir.RunDir],
+        loop: Loop,
         display: Display,
-        checkpoints: Checkpoints,
-        environments: Sequence[HostEnvironment],
+        checkpoints: Sequence[Checkpoints],
+        held: Sequence[bool],
+        start: Counters,
     ) -> None:
-        self.run, self.config, self.learner = run, config, learner
-        self.writer, self.display, self.checkpoints = writer, display, checkpoints
-        self.environments = environments
-        self.step = 0
-        self.last_return: float | None = None
+        self.members, self.runs, self.loop = members, runs, loop
+        self.display, self.checkpoints = display, checkpoints
+        self.config = members[0].config
+        self.step = start.step
+        self.last_returns: list[float | None] = [None] * len(runs)
+        self.failures: dict[int, str] = {
+            i: str(runs[i].status().get("message", DIVERGED)) for i, is_held in enumerate(held) if is_held
+        }
+        self.writers: list[MetricWriter] = []
+        self.is_writer = runtime.is_writer()
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
         self._evaluation_seconds = 0.0
+
+    @property
+    def going(self) -> list[int]:
+        """The runs that are not held."""
+        return [i for i in range(len(self.runs)) if i not in self.failures]
+
+    @contextmanager
+    def writing(self, resume_step: int | None) -> Iterator[None]:
+        """The files of the runs, open."""
+        with contextlib.ExitStack() as stack:
+            if self.is_writer:
+                self.writers = [
+                    stack.enter_context(
+                        MetricWriter(run, self.config.wandb, resume_step, self.display.warn)
+                        if i not in self.failures
+                        else contextlib.nullcontext()
+                    )
+                    for i, run in enumerate(self.runs)
+                ]
+            yield
 
     def hooks(self, should_stop: Callable[[], bool]) -> Hooks:
         return Hooks(self.on_step, self.on_evaluation, self.on_metrics, self.on_checkpoint, should_stop)
@@ -220,34 +302,116 @@ class _Session:
         began = time.perf_counter()
         jax.block_until_ready(state.agent)  # what is left of the last update is not evaluation time
         began_evaluating = time.perf_counter()
-        result: Evaluation = evaluate(self.learner, state.agent, self.environments, self.config.seed, step)
+        results = self.loop.evaluate(state, step)
         ended = time.perf_counter()
-        metrics = result.metrics()
-        self.last_return = metrics["return_mean"]
-        self.writer.write("eval", step, metrics | {"seconds": ended - began_evaluating})
-        self.display.evaluation(step, result.returns)
-        self.run.write_status("running", step, self.config.steps, self.last_return)
+        for i, result in enumerate(results):
+            if result is None:
+                continue
+            metrics = result.metrics()
+            self.last_returns[i] = metrics["return_mean"]
+            if self.is_writer:
+                self.writers[i].write("eval", step, metrics | {"seconds": ended - began_evaluating})
+                self.runs[i].write_status("running", step, self.config.steps, metrics["return_mean"])
+        done = [result for result in results if result is not None]
+        if len(self.runs) == 1 and done:
+            self.display.evaluation(step, done[0].returns)
+        elif done:
+            self.display.evaluation(step, [float(np.mean(result.returns)) for result in done])
         self._evaluation_seconds += ended - began
 
     def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
-        state, metrics = self.learner.drain(state)
+        self.hold_diverged(step, self.loop.learner.means(state))
+        state, means = self.loop.learner.drain(state)
         now = time.perf_counter()
-        metrics["loop/num_updates"] = float(num_updates)
+        common = {"loop/num_updates": float(num_updates)}
         if self._logged_step is not None:
             seconds = now - self._logged_at - self._evaluation_seconds
-            metrics["loop/steps_per_second"] = (step - self._logged_step) / max(seconds, 1e-9)
+            common["loop/steps_per_second"] = (step - self._logged_step) / max(seconds, 1e-9)
         self._logged_at, self._logged_step, self._evaluation_seconds = now, step, 0.0
-        self.writer.write("train", step, metrics)
+        if self.is_writer:
+            for i in self.going:
+                self.writers[i].write("train", step, means[i] | common)
         return state
 
     def on_checkpoint(self, state: TrainState, counters: Counters) -> None:
-        self.checkpoints.save(state, counters)
+        self.hold_diverged(counters.step, self.loop.learner.means(state))
+        self.save(state, counters)
+
+    def hold_diverged(self, step: int, means: Sequence[dict[str, float]]) -> None:
+        """Holds the runs whose numbers are no longer finite and says so; the others go on."""
+        for i in self.going:
+            wrong = [name for name, value in means[i].items() if not math.isfinite(value)]
+            if not wrong:
+                continue
+            newest = self.checkpoints[i].latest_step
+            self.failures[i] = f"{DIVERGED} by step {step:,}: {wrong[0]} is {means[i][wrong[0]]}"
+            self.loop.learner.active[i] = False
+            kept = f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
+            self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
+            if self.is_writer:
+                self.runs[i].write_status(
+                    "failed", step, self.config.steps, self.last_returns[i], self.failures[i]
+                )
+
+    def save(self, state: TrainState, counters: Counters) -> None:
+        """Checkpoints every run that goes on, one after the other."""
+        placement = self.loop.learner.placement
+        for i in self.going:
+            # On several processes all of them gather, and one writes.
+            saved = Saved(
+                placement.member(state.agent, i),
+                replay.rows(placement.member(state.replay, i)),
+                placement.member(state.metrics, i),
+                self.loop.save(state, i),
+            )
+            if self.is_writer:
+                self.checkpoints[i].save(saved, counters)
+
+    def fail(self, error: BaseException) -> None:
+        """Notes in every run why it ended."""
+        state: rundir.State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if self.is_writer:
+            for i in self.going:
+                self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], reason)
+
+    def finish(self, end: Counters) -> Outcome:
+        """Notes how the runs ended and says what to do next."""
+        finished = end.step >= self.config.steps
+        for i in self.going if self.is_writer else ():
+            state: rundir.State = "finished" if finished else "interrupted"
+            self.runs[i].write_status(state, end.step, self.config.steps, self.last_returns[i])
+        lines = [
+            f"Failed   {self.members[i].label} {reason}. Try again alone with another --seed or other options"
+            for i, reason in self.failures.items()
+        ]
+        if finished and self.going:
+            paths = [self.runs[i].path for i in self.going]
+            above = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
+            lines += [
+                f"Run      {_some([str(path) for path in paths], 1)}",
+                f"Play     qsm eval {paths[0]}",
+                f"Look     qsm dashboard {above}",
+            ]
+        elif not finished:
+            lines += [f"Stopped and saved at step {end.step:,}. Go on with the same command."]
+        self.display.finish(lines)
+        if not finished:
+            return "interrupted"
+        return "diverged" if self.failures else "finished"
+
+
+def _some(texts: Sequence[str], number: int = 8) -> str:
+    """The first of `texts`, and how many there are besides."""
+    more = f" and {len(texts) - number} more" if len(texts) > number else ""
+    return ", ".join(texts[:number]) + more
 
 
 @contextmanager
-def _interrupts(display: Display) -> Iterator[Callable[[], bool]]:
+def _interrupts(display: Display, poll_interval: int) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C or SIGTERM into a request to stop after the step under way; a second one ends at once."""
     asked = False
+    calls = 0
 
     def ask(number: int, frame: Any) -> None:
         nonlocal asked
@@ -256,19 +420,22 @@ def _interrupts(display: Display) -> Iterator[Callable[[], bool]]:
         asked = True
         display.warn("stopping after this step and saving; once more ends at once without saving")
 
+    def should_stop() -> bool:
+        nonlocal calls
+        if jax.process_count() == 1:
+            return asked
+        # All processes must stop at the same step, and a signal reaches them at different ones.
+        calls += 1
+        if calls % poll_interval:
+            return False
+        return bool(np.any(multihost_utils.process_allgather(np.array(asked))))
+
+    if threading.current_thread() is not threading.main_thread():
+        yield should_stop  # signals can only be handled in the main thread
+        return
     former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield should_stop
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _batched(time_step: TimeStep) -> TimeStep:
-    """A leading axis `[1]` for the one environment of the host loop."""
-    return TimeStep(*(value[None] for value in time_step))
-
-
-def _crossed(step: int, repeat: int, interval: int) -> bool:
-    """Whether the last `repeat` steps reached or passed a multiple of `interval`."""
-    return step // interval > (step - repeat) // interval

@@ -5,6 +5,16 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight devices for the tests of sharding. One thread a program, for several test processes share the cores, and a
+# pool that waits for a core costs more than it gains. Programs of tests are compiled often and run little.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_multi_thread_eigen=false",
+        "--xla_backend_optimization_level=0",
+    ]
+)
 
 import hypothesis
 import jax

@@ -8,8 +8,11 @@ ActionReward when the policy is, and TruncatedReward when a time limit is taken 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from envs import snapshot
 from envs.api import EnvSpec, StepType, TimeStep, time_step
 
 
@@ -27,6 +30,7 @@ class ProbeEnvironment:
             action_repeat=1,
         )
         self._steps = episode_steps  # taken in this episode; all of them taken when none is under way
+        self._observation = 0.0  # of the episode's beginning, where the probe draws one
 
     @property
     def spec(self) -> EnvSpec:
@@ -60,6 +64,34 @@ class ProbeEnvironment:
         last = self._steps == self._spec.episode_steps
         discount = self._last_discount() if last else 1.0
         return time_step(StepType.LAST if last else StepType.MID, reward, discount, self._observe())
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Returns all that `restore` needs, at any time."""
+        state = self._random.bit_generator.state  # of PCG64: two whole numbers of 128 bits, and half a draw
+        words = [word for name in ("state", "inc") for word in divmod(state["state"][name], 2**64)]
+        return {
+            "random": np.array([*words, state["has_uint32"], state["uinteger"]], np.uint64),
+            "steps": np.array(self._steps, np.int64),
+            "observation": np.array(self._observation, np.float64),
+        }
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Puts a fresh probe, made with the same arguments, where the saved one was.
+
+        Raises:
+            ValueError: `saved` is not what `save` returns.
+        """
+        snapshot.check(saved, self.save())
+        snapshot.check_range(saved, "steps", self._spec.episode_steps)
+        high, low, increment_high, increment_low, has_uint32, uinteger = saved["random"].tolist()
+        self._random.bit_generator.state = {
+            "bit_generator": "PCG64",
+            "state": {"state": high * 2**64 + low, "inc": increment_high * 2**64 + increment_low},
+            "has_uint32": has_uint32,
+            "uinteger": uinteger,
+        }
+        self._steps = int(saved["steps"])
+        self._observation = float(saved["observation"])
 
     def _observe(self) -> np.ndarray:
         return np.zeros(1, np.float32)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import agents
-from envs.api import EnvSpec, StepType, TimeStep
+from envs.api import EnvSpec, StepType
 from qsm import checkpoint, replay
-from qsm.checkpoint import KEPT, Checkpoints, Counters
+from qsm.checkpoint import KEPT, Checkpoints, Saved
 from qsm.errors import UserError
 from qsm.learner import Learner, TrainState
+from qsm.loop import Counters
+from tests.arrivals import arrival
 from tests.tally_agent import TallyAgent
 
 SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, action_repeat=1)
@@ -33,15 +35,25 @@ def trained(learner: Learner, num_ticks: int = 12) -> TrainState:
     state = learner.init()
     for tick in range(num_ticks):
         step_type = (StepType.FIRST, StepType.MID, StepType.LAST)[tick % 3]
-        time_step = TimeStep(
-            np.full(1, step_type, np.int8),
-            np.full(1, 0.1 * tick, np.float32),
-            np.full(1, tick % 2, np.float32),
-            np.full((1, 2), 0.3 * tick, np.float32),
-        )
-        action, updates = np.full((1, 1), 0.05 * tick, np.float32), int(tick >= 6)
-        state = learner.learn(state, action, time_step, np.int32(tick - 6), np.int32(updates))
+        here = arrival(step_type, 0.3 * tick, 0.1 * tick, tick % 2)
+        action, updates = np.full((1, 1, 1), 0.05 * tick, np.float32), int(tick >= 6)
+        state = learner.learn(state, action, here, np.int32(max(tick - 6, 0)), np.int32(updates))
     return state
+
+
+ENVIRONMENT = {"physics": np.array([1 / 3, 1e-300]), "steps_left": np.array(7), "random": np.arange(3, dtype=np.uint32)}
+
+
+def saved(state: TrainState) -> Saved:
+    """The only seed's part of `state`, with an environment beside it."""
+    part = jax.device_get(jax.tree.map(lambda leaf: leaf[0], state))
+    return Saved(part.agent, replay.rows(part.replay), part.metrics, ENVIRONMENT)
+
+
+def placed(learner: Learner, saved: Saved) -> TrainState:
+    """The training state that goes on from `saved`."""
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (saved.agent, saved.metrics))
+    return learner.place(one[0], [saved.replay], one[1], ())
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -57,56 +69,54 @@ def test_a_training_state_comes_back_bit_for_bit(name: str, tmp_path: Path):
     learner = small_learner(name)
     state = trained(learner)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(state, Counters(12, 6))
+        checkpoints.save(saved(state), Counters(12, 6))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        restored, counters = checkpoints.restore(learner)
+        restored, counters = checkpoints.restore(learner, 12)
     assert counters == Counters(12, 6)
-    assert_same(restored.agent, state.agent)
-    rows = replay.rows(restored.replay)
-    assert len(rows["step_type"]) == learner.capacity
-    assert_same(rows, replay.rows(state.replay))
-    assert learner.drain(restored)[1] == {}
+    assert len(restored.replay["step_type"]) == learner.capacity
+    assert_same(restored, saved(state))
+    assert learner.drain(placed(learner, restored))[1] == learner.drain(state)[1]
 
 
 def test_a_restored_state_learns_on_as_the_saved_one_would(tmp_path: Path):
-    learner = Learner(TallyAgent(), SPEC, seed=0, capacity=8)
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
     state = trained(learner)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(state, Counters(12, 6))
-        restored, _ = checkpoints.restore(learner)
-    time_step = TimeStep(
-        np.full(1, StepType.FIRST, np.int8),
-        np.ones(1, np.float32),
-        np.ones(1, np.float32),
-        np.ones((1, 2), np.float32),
+        checkpoints.save(saved(state), Counters(12, 6))
+        restored, _ = checkpoints.restore(learner, 12)
+    arguments = (np.ones((1, 1, 1), np.float32), arrival(StepType.FIRST, 1), np.int32(6), np.int32(5))
+    assert_same(
+        saved(learner.learn(placed(learner, restored), *arguments)), saved(learner.learn(state, *arguments))
     )
-    arguments = (np.ones((1, 1), np.float32), time_step, np.int32(6), np.int32(5))
-    assert_same(learner.learn(restored, *arguments).agent, learner.learn(state, *arguments).agent)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
     folder = tmp_path / "checkpoints"
-    learner = Learner(TallyAgent(), SPEC, seed=0, capacity=8)
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
     state = trained(learner)
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.latest_step is None
         for step in (0, 10, 200, 3000):
-            checkpoints.save(state, Counters(step, step // 2))
+            checkpoints.save(saved(state), Counters(step, step // 2))
             assert checkpoints.latest_step == step
-        checkpoints.save(state, Counters(3000, 7))  # is there already
+        checkpoints.save(saved(state), Counters(3000, 7))  # is there already
+        checkpoints.save(saved(state), Counters(500, 7))  # was passed
+        assert checkpoints.steps() == [200, 3000]
     assert KEPT == 2
     assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["200", "3000"]
     with Checkpoints(folder) as checkpoints:
-        assert checkpoints.restore(learner)[1] == Counters(3000, 1500)
+        assert checkpoints.restore(learner, 3000)[1] == Counters(3000, 1500)
+        assert checkpoints.restore(learner, 200)[1] == Counters(200, 100)
 
 
 def test_a_buffer_that_was_not_full_may_be_restored_into_a_smaller_one(tmp_path: Path):
     state = trained(Learner(TallyAgent(), SPEC, 0, capacity=8), num_ticks=7)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(state, Counters(7, 1))
-        restored, _ = checkpoints.restore(Learner(TallyAgent(), SPEC, 0, capacity=5))
+        checkpoints.save(saved(state), Counters(7, 1))
+        smaller = Learner(TallyAgent(), SPEC, 0, capacity=5)
+        restored, _ = checkpoints.restore(smaller, 7)
     np.testing.assert_array_equal(
-        replay.rows(restored.replay)["observation"], replay.rows(state.replay)["observation"][2:]
+        saved(placed(smaller, restored)).replay["observation"], saved(state).replay["observation"][2:]
     )
 
 
@@ -115,11 +125,11 @@ def test_the_agent_alone_can_be_read(tmp_path: Path):
     state = trained(learner)
     folder = tmp_path / "checkpoints"
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(state, Counters(12, 6))
+        checkpoints.save(saved(state), Counters(12, 6))
     # A player has no use for the buffer: its own is of another size.
     agent_state, step = checkpoint.restore_agent(folder, small_learner("sac", capacity=1))
     assert step == 12
-    assert_same(agent_state, state.agent)
+    assert_same(agent_state, saved(state).agent)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +144,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(
 ):
     folder = tmp_path / "checkpoints"
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(trained(small_learner("sac")), Counters(12, 6))
+        checkpoints.save(saved(trained(small_learner("sac"))), Counters(12, 6))
     with pytest.raises(UserError) as refusal:
         checkpoint.restore_agent(folder, small_learner(name, size))
     assert str(refusal.value) == f"the checkpoint {folder / '12'} cannot be read: {reason}"
@@ -153,9 +163,9 @@ def test_a_run_without_a_checkpoint_is_told_in_one_line(exists: bool, tmp_path: 
 
 def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path):
     folder = tmp_path / "checkpoints"
-    learner = Learner(TallyAgent(), SPEC, seed=0, capacity=8)
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(trained(learner), Counters(12, 6))
+        checkpoints.save(saved(trained(learner)), Counters(12, 6))
     for path in (folder / "12" / "agent").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")

@@ -17,7 +17,7 @@ import pytest
 
 import agents
 from qsm import cli, options
-from qsm.config import RunConfig
+from qsm.config import LaunchOptions, MjxRunConfig, RunConfig
 from qsm.errors import UserError
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "wandb", "tensorboard", "matplotlib", "numpy")
@@ -44,7 +44,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Calls that reach the training loop, which a stand-in replaces."""
     calls: list[tuple] = []
     module = types.ModuleType("qsm.train")
-    module.train = lambda *arguments: calls.append(arguments) or True  # pyright: ignore[reportAttributeAccessIssue]
+    module.train = lambda *arguments: calls.append(arguments) or "finished"  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "qsm.train", module)
     return calls
 
@@ -67,7 +67,7 @@ MISTAKES = {
     "train qsm x --steps --seed 1": "Option '--steps' needs a value",
     "train qsm x --name=": "Option '--name' needs a value",
     "train qsm x --steps 1.5": "--steps is '1.5'; it must be a whole number such as 5000 or 1e6",
-    "train qsm x --steps -1": "--steps is -1; it must be at least 1",
+    "train qsm x --steps -1": "--steps is -1; it must be from 1 to 2147483647",
     "train qsm x --steps 500": "--random-steps is 10000, but the run has only 500 steps",
     "train qsm x --discount 2": "--discount is 2.0; it must be from 0 to 1",
     "train qsm x --discount nan": "--discount is 'nan'; it must be a finite number",
@@ -81,6 +81,17 @@ MISTAKES = {
     "train qsm x --run-dir a --name b": "--run-dir is the whole path of the run; leave out --name",
     "train qsm x --run-dir a --runs b": "--run-dir is the whole path of the run; leave out --runs",
     "train qsm cheetah-run --name a/b": "--name is 'a/b'",
+    "train qsm dog-run --backend mjx": "Task 'dog-run' exists on dm_control only; drop --backend mjx",
+    "train qsm cheetah-run --backend mjxx": "it must be one of dm_control, mjx. Did you mean 'mjx'?",
+    "train qsm x --num-seeds 0": "--num-seeds is 0; it must be from 1 to 4096",
+    "train qsm x --sweep score_scale": "--sweep is 'score_scale'; it must be an option and its values",
+    "train qsm x --sweep score_scale=1,a": "--sweep is 'score_scale=1,a'; it must be an option and its values, such as",
+    "train qsm x --sweep score_scale=1,1": "it names a value twice",
+    "train qsm cheetah-run --sweep scoer_scale=1": "Did you mean 'score_scale'?",
+    "train qsm cheetah-run --sweep denoising_steps=1,2": "denoising_steps, which shapes the compiled program",
+    "train qsm cheetah-run --sweep discount=0.9,2": "--discount is 2.0; it must be from 0 to 1",
+    "train qsm cheetah-run --num-seeds 2 --run-dir a": "--run-dir is one folder, but there are 2 runs",
+    "train qsm x --matmul-precision fp8": "it must be one of float32, tensorfloat32, bfloat16",
     "eval": "RUN is missing. Usage: qsm eval RUN [options]",
     "eval no/such/run": "No run in 'no/such/run'.",
     "eval . --episodes 0": "--episodes is 0; it must be from 1 to 10000",
@@ -109,14 +120,15 @@ def test_the_options_reach_training(qsm, trained):
     line = "--seed 3 --steps 1e6 --score_scale 120 --hidden-sizes=64,32 --no-score-layer-norm --critic-layer-norm"
     arguments = [*TRAIN, *line.split(), "--schedule", "cosine", "--name", "wide"]
     assert qsm(*arguments) == (0, "", "")
-    [(agent, task, agent_config, run_config, run_dir, command)] = trained
-    assert (agent, task) == ("qsm", "cheetah-run")
+    [(agent, task, [run], launch, command)] = trained
+    agent_config, run_config = run.agent_config, run.config
+    assert (agent, task, launch) == ("qsm", "cheetah-run", LaunchOptions())
     assert agent_config == agents.config_class("qsm")(
         score_scale=120.0, hidden_sizes=(64, 32), critic_layer_norm=True, schedule="cosine"
     )
     assert type(agent_config) is agents.config_class("qsm")
     assert run_config == RunConfig(seed=3, steps=1_000_000)
-    assert run_dir == Path("runs/dm_control/cheetah-run/qsm@wide/seed_3")
+    assert run.path == Path("runs/dm_control/cheetah-run/qsm@wide/seed_3")
     assert command == ["qsm", *arguments]
 
 
@@ -126,17 +138,45 @@ def test_the_options_reach_training(qsm, trained):
         ([], "runs/dm_control/cheetah-run/qsm/seed_0"),
         (["--runs", "/data"], "/data/dm_control/cheetah-run/qsm/seed_0"),
         (["--run-dir", "here", "--seed", "5"], "here"),
+        (["--backend", "mjx", "--name", "wide"], "runs/mjx/cheetah-run/qsm@wide/seed_0"),
     ],
 )
 def test_the_run_has_its_folder(qsm, trained, given: list[str], expected: str):
     assert qsm(*TRAIN, *given)[0] == 0
-    assert trained[0][4] == Path(expected)
+    assert [run.path for run in trained[0][2]] == [Path(expected)]
+
+
+def test_seeds_and_sweeps_are_runs_of_their_own(qsm, trained):
+    line = "--num-seeds 2 --seed 7 --sweep score_scale=1,50 --name wide"
+    assert qsm(*TRAIN, *line.split()) == (0, "", "")
+    runs = trained[0][2]
+    assert [str(run.path) for run in runs] == [
+        f"runs/dm_control/cheetah-run/qsm@wide,score_scale={value}/seed_{seed}"
+        for value in (1, 50)
+        for seed in (7, 8)
+    ]
+    assert [run.agent_config.score_scale for run in runs] == [1, 1, 50, 50]
+    assert [run.config.seed for run in runs] == [7, 8, 7, 8]
+    assert [run.label for run in runs][::3] == ["score_scale=1 seed 7", "score_scale=50 seed 8"]
+    # Each could have been started alone.
+    alone = "--seed 8 --score-scale 50 --name wide,score_scale=50"
+    assert qsm(*TRAIN, *alone.split())[0] == 0
+    assert (trained[1][2][0].path, trained[1][2][0].agent_config) == (runs[3].path, runs[3].agent_config)
+
+
+def test_mjx_has_defaults_of_its_own(qsm, trained):
+    assert qsm(*TRAIN, "--backend=mjx", "--seed", "1")[0] == 0
+    assert qsm(*TRAIN, "--backend", "dm_control", "--seed", "1")[0] == 0
+    assert trained[0][2][0].config == MjxRunConfig(seed=1)
+    assert trained[1][2][0].config == RunConfig(seed=1)
+    assert "(default: 128)" in " ".join(qsm(*TRAIN[:2], "--backend", "mjx", "--help")[1].split())
 
 
 def test_the_last_of_equal_options_counts(qsm, trained):
     assert qsm(*TRAIN, "--seed", "1", "--critic-layer-norm", "--seed=2", "--no-critic-layer-norm")[0] == 0
-    assert trained[0][3].seed == 2
-    assert not trained[0][2].critic_layer_norm
+    (run,) = trained[0][2]
+    assert run.config.seed == 2
+    assert not run.agent_config.critic_layer_norm
 
 
 @pytest.mark.parametrize("agent", agents.AGENTS)
@@ -156,7 +196,7 @@ def test_dry_run_prints_every_option_so_that_it_reads_back(
     ]
     assert qsm("train", agent, "cheetah-run", *back)[0] == 0
     assert qsm("train", agent, "cheetah-run", *given)[0] == 0
-    assert trained[0][2:4] == trained[1][2:4]
+    assert trained[0][2:4] == trained[1][2:4]  # the runs, and how they are launched
 
 
 @pytest.mark.parametrize("agent", agents.AGENTS)
@@ -166,7 +206,7 @@ def test_help_names_every_option_with_its_line_and_default(qsm, monkeypatch, age
     assert status == 0
     assert out.index("agent options") < out.index("run options") < out.index("output options")
     lines = " ".join(out.replace("│", " ").split())
-    for config in (agents.config_class(agent), RunConfig, cli.OutputOptions):
+    for config in (agents.config_class(agent), RunConfig, LaunchOptions, cli.OutputOptions):
         for field in dataclasses.fields(config):
             entry = re.search(rf"{options.flag_of(field.name)}[ ,](.*?)\(default: ", lines)
             assert entry is not None
@@ -203,22 +243,27 @@ def test_tasks_are_one_a_line_in_a_pipe_and_in_columns_on_a_terminal(qsm, monkey
     lines = qsm("tasks")[1].splitlines()
     assert lines[0] == "acrobot"
     assert max(map(len, lines)) <= 80
-    assert {word for line in lines if line.startswith(" ") for word in line.split()} == set(task_names())
+    shown = {word for line in lines if line.startswith(" ") for word in line.split()}
+    assert shown - {"*", "+"} == {*task_names("dm_control"), *task_names("mjx")}
+    assert any("dog-run *" in line for line in lines)
+    assert any("acrobot-swingup_sparse" in line and "*" not in line for line in lines)
+    monkeypatch.undo()
+    assert qsm("tasks", "--backend", "mjx")[1].split("\n")[:-1] == list(task_names("mjx"))
 
 
 def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
-    module = types.ModuleType("qsm.evaluate")
+    module = types.ModuleType("qsm.play")
 
-    def evaluate_run(*arguments: object) -> dict[str, object]:
+    def play(*arguments: object) -> dict[str, object]:
         calls.append(arguments)
         return {"return_mean": 812.34, "episodes": 3}
 
-    module.evaluate_run = evaluate_run  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "qsm.evaluate", module)
+    module.play = play  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "qsm.play", module)
     status, out, _ = qsm("eval", str(tmp_path), "--episodes", "3", "--video", "a.mp4", "--eval-samples", "4")
     assert status == 0
-    assert calls == [(tmp_path, 3, 0, 4, Path("a.mp4"))]
+    assert calls == [(tmp_path, 3, 0, 4, Path("a.mp4"), None)]
     assert out == "return_mean  812.3\nepisodes     3\n"
 
 
@@ -256,8 +301,10 @@ def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, t
     assert qsm(*TRAIN) == (2, "", "qsm: error: two lines\n")
     fail_with(KeyboardInterrupt())
     assert qsm(*TRAIN) == (130, "", "qsm: interrupted\n")
-    monkeypatch.setattr(sys.modules["qsm.train"], "train", lambda *arguments: False)  # it has told of its end
-    assert qsm(*TRAIN) == (130, "", "")
+    monkeypatch.setattr(sys.modules["qsm.train"], "train", lambda *arguments: "interrupted")
+    assert qsm(*TRAIN) == (130, "", "")  # it has told of its end
+    monkeypatch.setattr(sys.modules["qsm.train"], "train", lambda *arguments: "diverged")
+    assert qsm(*TRAIN) == (1, "", "")
     fail_with(ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         qsm(*TRAIN)

@@ -44,7 +44,8 @@ def learned(path: Path) -> tuple[Any, Any, int]:
     agent = agents.build(config["agent"], options, spec.observation_size, spec.action_size)
     learner = Learner(agent, spec, config["run_config"]["seed"], capacity=1)
     state, step = checkpoint.restore_agent(path / "checkpoints", learner)
-    return state, learner.init_agent(), step
+    start = jax.tree.map(lambda leaf: leaf[0], learner.init_agents())
+    return state, start, step
 
 
 def still(one: Any, other: Any) -> list[str]:

@@ -53,14 +53,28 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def learner() -> Learner:
-    return Learner(TallyAgent(), SPEC, seed=0, capacity=8)
+    return Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
 
 
 def play(
     learner: Learner, lengths: Sequence[int] = (4, 4, 4), seed: int = 0, step: int = 100
 ) -> tuple[Evaluation, list[Scripted]]:
     environments = [Scripted(length) for length in lengths]
-    return evaluate(learner, learner.init().agent, environments, seed, step), environments
+    return evaluated(learner, environments, seed, step), environments
+
+
+def evaluated(
+    learner: Learner,
+    environments: Sequence[Scripted],
+    seed: int = 0,
+    step: int = 100,
+    record: list[np.ndarray] | None = None,
+) -> Evaluation:
+    """The evaluation of a fresh agent, of one seed."""
+    other = Learner(learner.agent, learner.spec, seed, capacity=8) if seed else learner
+    (result,) = evaluate(other, learner.init().agent, [environments], step, record)
+    assert result is not None
+    return result
 
 
 def test_seeds_depend_on_run_step_and_episode_alone():
@@ -74,9 +88,8 @@ def test_episodes_do_not_depend_on_what_was_played_before(learner: Learner):
     assert [environment.seeds for environment in environments] == [
         [episode_seed(0, 100, i)] for i in range(3)
     ]
-    agent_state = learner.init().agent
-    evaluate(learner, agent_state, environments, 0, 50)
-    again = evaluate(learner, agent_state, environments, 0, 100)
+    evaluated(learner, environments, step=50)
+    again = evaluated(learner, environments)
     assert again == one == play(learner)[0]
     assert play(learner, step=101)[0].returns != one.returns
     assert play(learner, seed=1)[0].returns != one.returns
@@ -98,15 +111,15 @@ def test_returns_are_undiscounted_and_each_episode_its_own(learner: Learner):
 def test_lengths_are_control_steps(num_ticks: int, length: int):
     """The last action of a whole episode is held for the control steps that are left."""
     spec = dataclasses.replace(SPEC, action_repeat=3)
-    learner = Learner(TallyAgent(), spec, seed=0, capacity=8)
-    result = evaluate(learner, learner.init().agent, [Scripted(num_ticks, spec)], 0, 0)
+    learner = Learner(TallyAgent(), spec, seeds=0, capacity=8)
+    result = evaluated(learner, [Scripted(num_ticks, spec)], step=0)
     assert result.lengths == [length]
 
 
 def test_the_first_episode_can_be_recorded(learner: Learner):
     record: list[np.ndarray] = []
     environments = [Scripted(2), Scripted(5)]
-    evaluate(learner, learner.init().agent, environments, 0, 100, record)
+    evaluated(learner, environments, record=record)
     assert [float(action[0]) for action in record] == environments[0].actions
     assert len(record) == 2
 
@@ -114,9 +127,9 @@ def test_the_first_episode_can_be_recorded(learner: Learner):
 def test_training_is_not_touched(learner: Learner):
     state = learner.init()
     before = jax.tree.map(np.array, state)
-    observation = np.zeros((1, 1), np.float32)
+    observation = np.zeros((1, 1, 1), np.float32)
     explored = np.array(learner.act_to_explore(state, observation, np.int32(100), np.bool_(False)))
-    evaluate(learner, state.agent, [Scripted(), Scripted()], 0, 100)
+    evaluated(learner, [Scripted(), Scripted()])
     jax.tree.map(np.testing.assert_array_equal, state, before)
     again = learner.act_to_explore(state, observation, np.int32(100), np.bool_(False))
     np.testing.assert_array_equal(again, explored)

@@ -18,10 +18,10 @@ import pytest
 import agents
 from agents.api import Agent
 from envs.api import HostEnvironment
-from qsm.checkpoint import Counters
 from qsm.config import RunConfig
+from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
-from qsm.train import Hooks, run_loop
+from qsm.loop import Counters, Hooks
 from tests.probe_environments import (
     ActionReward,
     ConstantReward,
@@ -39,7 +39,7 @@ ACTIONS = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
 def learner_of(name: str) -> Learner:
     """One for all probes: they have the same sizes, and what is swept is in the state."""
     agent = agents.make_agent(name, 1, 1, batch_size=64)
-    return Learner(agent, ConstantReward().spec, seed=0, capacity=4096)
+    return Learner(agent, ConstantReward().spec, seeds=0, capacity=4096)
 
 
 def solve(name: str, environment: HostEnvironment, num_updates: int, **hyperparameters: float) -> Any:
@@ -48,12 +48,12 @@ def solve(name: str, environment: HostEnvironment, num_updates: int, **hyperpara
     state = learner.init()
     if unknown := set(hyperparameters) - set(state.agent.hyperparameters):
         raise ValueError(f"{name} has no hyperparameters {unknown}")
-    values = {key: jnp.asarray(value, jnp.float32) for key, value in hyperparameters.items()}
+    values = {key: jnp.full(1, value, jnp.float32) for key, value in hyperparameters.items()}
     state = state._replace(agent=state.agent._replace(hyperparameters=state.agent.hyperparameters | values))
     config = RunConfig(steps=RANDOM_STEPS + num_updates, random_steps=RANDOM_STEPS, replay_capacity=4096)
-    state, counters = run_loop(learner, environment, config, state, Counters(0, 0), silent_hooks())
+    state, counters = HostLoop(learner, [environment], [], config).run(state, Counters(0, 0), silent_hooks())
     assert counters.num_updates == num_updates
-    return state.agent
+    return jax.tree.map(lambda leaf: leaf[0], state.agent)
 
 
 def silent_hooks() -> Hooks:

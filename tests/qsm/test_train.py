@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,13 +21,14 @@ from agents.sac import SACConfig
 from envs import dmc
 from envs.api import StepType, TimeStep
 from qsm import replay
-from qsm.checkpoint import Counters
 from qsm.config import RunConfig
 from qsm.csvfile import read_csv
 from qsm.errors import UserError
-from qsm.evaluate import episode_seed
+from qsm.group import Member
+from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
-from qsm.train import Hooks, run_loop, train, updates_due
+from qsm.loop import Counters, Hooks, updates_due
+from qsm.train import Outcome, train
 from tests.probe_environments import TruncatedReward
 from tests.tally_agent import TallyAgent
 
@@ -95,24 +97,28 @@ def options(**changes: Any) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def learner() -> Learner:
-    return Learner(TallyAgent(), Task().spec, seed=0, capacity=64)
+    return Learner(TallyAgent(), Task().spec, seeds=0, capacity=64)
 
 
 def loop(
     learner: Learner, recorder: Recorder, environment: Task | None = None, **changes: Any
 ) -> tuple[TrainState, Counters]:
-    return run_loop(
-        learner, environment or Task(), options(**changes), learner.init(), Counters(0, 0), recorder.hooks
-    )
+    loop = HostLoop(learner, [environment or Task()], [], options(**changes))
+    return loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
 
 
 def kinds(state: TrainState) -> list[int]:
-    return replay.rows(state.replay)["step_type"][:, 0].tolist()
+    return rows_of(state)["step_type"][:, 0].tolist()
+
+
+def rows_of(state: TrainState, seed: int = 0) -> dict[str, np.ndarray]:
+    """The rows of one seed's buffer."""
+    return replay.rows(jax.tree.map(lambda leaf: leaf[seed], state.replay))
 
 
 def actions(state: TrainState) -> np.ndarray:
     """The actions of a buffer's rows, those of FIRST rows apart."""
-    rows = replay.rows(state.replay)
+    rows = rows_of(state)
     return rows["action"][rows["step_type"][:, 0] != FIRST, 0, 0]
 
 
@@ -150,14 +156,14 @@ def test_resets_are_stored_and_are_no_environment_steps(learner: Learner):
     state, _ = loop(learner, Recorder(), environment)
     assert environment.num_steps == 10
     assert kinds(state) == [FIRST, MID, MID, LAST] * 3 + [FIRST, MID]
-    rows = replay.rows(state.replay)
+    rows = rows_of(state)
     is_step = rows["step_type"] != FIRST
     np.testing.assert_array_equal(rows["reward"][is_step], 1)
     np.testing.assert_array_equal(rows["discount"][is_step], 1)
     np.testing.assert_array_equal(rows["action"][~is_step], 0)
-    assert int(state.agent.num_observed) == 14
-    assert int(state.agent.num_updates) == 6
-    assert int(state.agent.step_sum) == sum(range(6))
+    assert state.agent.num_observed.item() == 11  # one each for the start and every step
+    assert state.agent.num_updates.item() == 6
+    assert state.agent.step_sum.item() == sum(range(6))
 
 
 def test_the_random_start_ends_after_its_steps(learner: Learner):
@@ -173,8 +179,8 @@ def test_the_replay_ratio(learner: Learner, ratio: str, updates: list[int]):
     recorder = Recorder()
     state, end = loop(learner, recorder, replay_ratio=ratio)
     assert recorder.metrics == list(zip((5, 10), updates, strict=True))
-    assert end.num_updates == int(state.agent.num_updates) == updates[-1]
-    assert int(state.agent.step_sum) == sum(range(updates[-1]))
+    assert end.num_updates == state.agent.num_updates.item() == updates[-1]
+    assert state.agent.step_sum.item() == sum(range(updates[-1]))
 
 
 def test_steps_are_control_steps_under_action_repeat(learner: Learner):
@@ -191,7 +197,7 @@ def test_steps_are_control_steps_under_action_repeat(learner: Learner):
 
 
 def test_no_update_before_a_window_is_closed():
-    learner = Learner(TallyAgent(n_step=3), Task().spec, seed=0, capacity=64)
+    learner = Learner(TallyAgent(n_step=3), Task().spec, seeds=0, capacity=64)
     recorder = Recorder()
     _, end = loop(learner, recorder, random_steps=1, log_interval=1, steps=6)
     assert recorder.metrics == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 2), (6, 3)]
@@ -210,23 +216,26 @@ def test_a_request_to_stop_ends_the_loop_between_steps(learner: Learner):
     assert recorder.steps == list(range(1, 8))
     # The arrival at the last step is stored and learned from.
     assert kinds(state) == [FIRST, MID, MID, LAST] * 2 + [FIRST, MID]
-    assert int(state.agent.num_updates) == 3
+    assert state.agent.num_updates.item() == 3
 
 
 def test_the_loop_goes_on_from_its_counters(learner: Learner):
+    """Another process that is given what the first saved ends where an uninterrupted one does."""
+    whole, _ = loop(learner, Recorder())
     environment = Task()
-    state, counters = loop(learner, Recorder(lambda: environment.num_steps == 7), environment)
-    recorder = Recorder()
-    state, end = run_loop(learner, Task(), options(), state, counters, recorder.hooks)
+    first = HostLoop(learner, [environment], [], options())
+    state, counters = first.run(
+        first.begin(), Counters(0, 0), Recorder(lambda: environment.num_steps == 7).hooks
+    )
+    recorder, second = Recorder(), HostLoop(learner, [Task()], [], options())
+    second.restore([first.save(state, 0)])
+    state, end = second.run(state, counters, recorder.hooks)
     assert end == Counters(10, 6)
     assert recorder.steps == [8, 9, 10]
     assert recorder.evaluations == [8, 10]
     assert recorder.metrics == [(10, 6)]
     assert recorder.checkpoints == []
-    # The episode under way was left; a new one begins.
-    assert kinds(state)[-6:] == [FIRST, MID, FIRST, MID, MID, LAST]
-    assert int(state.agent.step_sum) == sum(range(6))
-    assert np.unique(actions(state)).size == 10
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
 
 
 @pytest.fixture
@@ -246,7 +255,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     return made
 
 
-def run(path: Path, at_step: Callable[[int], None] | None = None, **changes: Any) -> bool:
+def run(path: Path, at_step: Callable[[int], None] | None = None, **changes: Any) -> Outcome:
     """`train` with `at_step` called in the training environment."""
     make = dmc.make_env
     made = []
@@ -260,7 +269,7 @@ def run(path: Path, at_step: Callable[[int], None] | None = None, **changes: Any
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dmc, "make_env", first_calls)
-        return train("sac", "probe", SACConfig(), options(**changes), path)
+        return train("sac", "probe", [Member(SACConfig(), options(**changes), path, "seed 0")])
 
 
 def status(path: Path) -> dict[str, Any]:
@@ -291,14 +300,14 @@ def interrupt(at: int) -> Callable[[int], None]:
 
 def test_a_finished_run_is_left_alone(tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "run"
-    assert run(path)
+    assert run(path) == "finished"
     assert_complete(path)
     for row in read_csv(path / "eval.csv"):
         assert (row["return_mean"], row["return_0"], row["return_1"], row["length_mean"]) == (3, 3, 3, 3)
     assert f"qsm eval {path}" in capsys.readouterr().out
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     number = len(tasks)
-    assert run(path)
+    assert run(path) == "finished"
     assert f"{path} is finished (10 steps); nothing to do." in capsys.readouterr().out
     assert sum(task.num_steps for task in tasks[number:]) == 0
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
@@ -309,19 +318,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 ):
     path = tmp_path / "run"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    assert not run(path, interrupt(at=7))
+    assert run(path, interrupt(at=7)) == "interrupted"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert (status(path)["state"], status(path)["step"]) == ("interrupted", 7)
     assert "Stopped and saved at step 7. Go on with the same command." in capsys.readouterr().out
     number = len(tasks)
-    assert run(path)
+    assert run(path) == "finished"
     assert "resuming at step 7" in capsys.readouterr().out
     assert_complete(path)
-    resumed = tasks[number]
-    assert resumed.num_steps == 3
-    # Neither the episodes of the beginning again nor those of an evaluation.
-    assert len(resumed.seeds) == 1
-    assert resumed.seeds[0] not in {episode_seed(0, step, i) for step in range(11) for i in range(2)}
+    assert tasks[number].num_steps == 3
 
 
 def test_a_second_ctrl_c_ends_at_once(tasks: list[Task], tmp_path: Path):
@@ -353,14 +358,14 @@ def test_a_failed_run_says_so_and_goes_on_from_its_checkpoint(
     assert status(path)["step"] == at - 1
     assert status(path)["message"] == "RuntimeError: the simulator is unstable"
     number = len(tasks)
-    assert run(path)
+    assert run(path) == "finished"
     assert tasks[number].num_steps == 10 - resumed_from
     assert_complete(path)
 
 
 def test_other_options_are_refused_for_an_unfinished_run(tasks: list[Task], tmp_path: Path):
     path = tmp_path / "run"
-    assert not run(path, interrupt(at=2))
+    assert run(path, interrupt(at=2)) == "interrupted"
     with pytest.raises(UserError, match="replay_ratio"):
         run(path, replay_ratio="2")
     assert status(path)["state"] == "interrupted"
@@ -368,5 +373,5 @@ def test_other_options_are_refused_for_an_unfinished_run(tasks: list[Task], tmp_
 
 def test_an_impossible_task_is_a_mistake_of_the_user(tmp_path: Path):
     with pytest.raises(UserError, match="no-such-task"):
-        train("sac", "no-such-task", SACConfig(), options(), tmp_path / "run")
+        train("sac", "no-such-task", [Member(SACConfig(), options(), tmp_path / "run", "seed 0")])
     assert not (tmp_path / "run").exists()

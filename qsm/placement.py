@@ -1,0 +1,162 @@
+"""Devices and processes: how the arrays of training lie on them, and how they come back to the host.
+
+Where there are enough seeds they are divided over the devices, and no device ever waits for another's numbers.
+Otherwise the environments, their replay rows and each batch are divided, the networks are copied, and the compiler
+inserts the sums that average the gradients. The agents and the programs of `qsm.learner` know nothing of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from agents.api import Transition
+
+Tree = TypeVar("Tree")
+AXIS = "devices"
+
+
+class Placement:
+    """Shardings for S seeds with N environments each.
+
+    Args:
+      num_devices: D; None or 1 for JAX's default device.
+      num_seeds, num_envs, batch_size: what may be divided.
+
+    Raises:
+      ValueError: there are fewer devices, or neither seeds nor environments and batch divide over them.
+    """
+
+    def __init__(
+        self, num_devices: int | None = None, num_seeds: int = 1, num_envs: int = 1, batch_size: int = 1
+    ) -> None:
+        self.mesh: Mesh | None = None
+        self.mode: Literal["one", "seeds", "batch"] = "one"
+        if num_devices in (None, 1) and jax.process_count() == 1:
+            return
+        there = jax.devices()
+        count = len(there) if num_devices is None else num_devices
+        if count > len(there):
+            raise ValueError(f"num_devices is {count}, but there are {len(there)} devices here")
+        if jax.process_count() > 1 and count != len(there):
+            raise ValueError(
+                f"num_devices is {count}; a run of {jax.process_count()} processes uses all {len(there)} devices"
+            )
+        if num_seeds % count == 0:
+            self.mode = "seeds"
+        elif num_envs % count == 0 and batch_size % count == 0:
+            self.mode = "batch"
+        else:
+            raise ValueError(
+                f"num_devices is {count}, which divides neither the {num_seeds} seeds nor both the {num_envs} "
+                f"environments and the batch of {batch_size}; choose numbers that it divides"
+            )
+        self.mesh = Mesh(np.array(there[:count]), (AXIS,))
+
+    def describe(self) -> str:
+        """For a person: `gpu`, or `8 x gpu, seeds divided`."""
+        platform = jax.default_backend()
+        if self.mesh is None:
+            return platform
+        what = "seeds" if self.mode == "seeds" else "environments and batches"
+        return f"{self.mesh.size} x {platform}, {what} divided"
+
+    # ---- Shardings ----------------------------------------------------------------------------------------------
+
+    def _sharding(self, *axes: str | None) -> NamedSharding | None:
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    @property
+    def replicated(self) -> NamedSharding | None:
+        return self._sharding()
+
+    @property
+    def seed_sharding(self) -> NamedSharding | None:
+        """Of what has a seed axis and nothing else to divide: learned state, metrics, keys."""
+        return self._sharding(AXIS) if self.mode == "seeds" else self._sharding()
+
+    @property
+    def env_sharding(self) -> NamedSharding | None:
+        """Of `[S, N, ...]`."""
+        return self._sharding(AXIS) if self.mode == "seeds" else self._sharding(None, AXIS)
+
+    @property
+    def replay_sharding(self) -> Any:
+        """Of a `Replay` `[S, T, N, ...]`, field by field."""
+        from qsm.replay import ROW_FIELDS, Replay
+
+        if self.mesh is None:
+            return None
+        rows = self._sharding(AXIS) if self.mode == "seeds" else self._sharding(None, None, AXIS)
+        fields = dict.fromkeys(ROW_FIELDS, rows)
+        return Replay(**fields, cursor=self.env_sharding, size=self.env_sharding)  # type: ignore[arg-type]
+
+    def environment_sharding(self, environment: Any) -> Any:
+        """Of the device loop's environments: what has an axis of environments is divided along it."""
+        num_envs = environment.elapsed.shape[1]
+
+        def choose(leaf: Any) -> NamedSharding | None:
+            has_axis = len(leaf.shape) > 1 and leaf.shape[1] == num_envs
+            return self.env_sharding if has_axis else self.seed_sharding
+
+        return jax.tree.map(choose, environment)
+
+    # ---- Moving -------------------------------------------------------------------------------------------------
+
+    def put_seeds(self, tree: Tree) -> Tree:
+        """Places what has a seed axis `[S, ...]`."""
+        return self._put(tree, self.seed_sharding)
+
+    def put_replay(self, tree: Tree) -> Tree:
+        """Places a `Replay` `[S, T, N, ...]`."""
+        return self._put(tree, self.replay_sharding)
+
+    def put_environment(self, tree: Tree) -> Tree:
+        """Places the device loop's environments `[S, N, ...]`."""
+        return self._put(tree, self.environment_sharding(tree) if self.mesh is not None else None)
+
+    def _put(self, tree: Any, sharding: Any) -> Any:
+        if self.mesh is None:
+            return jax.device_put(tree)
+        return jax.device_put(tree, sharding)
+
+    def fetch(self, tree: Any) -> Any:
+        """Copies to the host, on every process, whatever devices it lies on."""
+        if jax.process_count() > 1:
+            tree = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
+        return jax.device_get(tree)
+
+    def member(self, tree: Any, index: int) -> Any:
+        """The part of seed `index`, on the host."""
+        if self.mesh is None:
+            return jax.device_get(jax.tree.map(lambda leaf: leaf[index], tree))
+        pick = jax.jit(
+            lambda tree: jax.tree.map(lambda leaf: leaf[index], tree), out_shardings=self.replicated
+        )
+        return jax.device_get(pick(tree))
+
+    # ---- Inside programs ----------------------------------------------------------------------------------------
+
+    def constrain(self, state: Any) -> Any:
+        """Holds a `TrainState` to its places, so that what is donated is written in place."""
+        if self.mesh is None:
+            return state
+        place = jax.lax.with_sharding_constraint
+        environment = state.environment
+        if environment != ():
+            environment = place(environment, self.environment_sharding(environment))
+        return state._replace(
+            agent=place(state.agent, self.seed_sharding),
+            replay=place(state.replay, self.replay_sharding),
+            metrics=place(state.metrics, self.seed_sharding),
+            environment=environment,
+        )
+
+    def constrain_batch(self, batch: Transition, batch_size: int) -> Transition:
+        """Divides a batch `[B, ...]`, where the devices share one seed's work."""
+        if self.mode != "batch":
+            return batch
+        return jax.lax.with_sharding_constraint(batch, self._sharding(AXIS))  # type: ignore[arg-type]

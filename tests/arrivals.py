@@ -1,0 +1,24 @@
+"""Arrivals by hand, for tests that feed a learner without an environment."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.api import Arrival, StepType, TimeStep
+
+
+def arrival(
+    step_type: StepType, observation: float, reward: float = 0.0, discount: float = 1.0, size: int = 2
+) -> Arrival:
+    """What one environment of one seed, leaves `[1, 1, ...]`, arrives at; a FIRST step is the start of an episode."""
+    step = TimeStep(
+        np.full((1, 1), step_type, np.int8),
+        np.full((1, 1), reward, np.float32),
+        np.full((1, 1), discount, np.float32),
+        np.full((1, 1, size), observation, np.float32),
+    )
+    none = TimeStep(*(np.zeros_like(value) for value in step))
+    yes, no = np.ones((1, 1), bool), np.zeros((1, 1), bool)
+    if step_type == StepType.FIRST:
+        return Arrival(none, no, step, yes)
+    return Arrival(step, yes, none, no)

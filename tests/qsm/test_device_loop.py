@@ -1,0 +1,245 @@
+"""The device loop counts, stores and resumes as the host loop does, in whole chunks of ticks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter as Count
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from envs.api import StepType
+from envs.vector import VectorEnvironment
+from qsm import replay
+from qsm.config import RunConfig
+from qsm.device_loop import DeviceLoop, DevicePlayer
+from qsm.learner import FAILURE_RATE, Learner, TrainState
+from qsm.loop import Counters, Hooks
+from tests.probe_device_environments import Counter
+from tests.tally_agent import TallyAgent
+
+FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
+NUM_ENVS = 3
+
+
+def options(**changes: Any) -> RunConfig:
+    defaults: dict[str, Any] = {
+        "steps": 60,
+        "random_steps": 12,
+        "replay_capacity": 1000,
+        "replay_ratio": "1/2",
+        "num_envs": NUM_ENVS,
+        "eval_interval": 30,
+        "eval_episodes": 2,
+        "log_interval": 15,
+        "checkpoint_interval": 45,
+    }
+    return RunConfig(**(defaults | changes))
+
+
+@dataclasses.dataclass
+class Recorder:
+    """Hooks that write down when they are called, and what was learned meanwhile."""
+
+    stop_at: int = 10**9
+    steps: list[int] = dataclasses.field(default_factory=list)
+    evaluations: list[int] = dataclasses.field(default_factory=list)
+    metrics: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    checkpoints: list[Counters] = dataclasses.field(default_factory=list)
+
+    def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
+        self.metrics.append((step, num_updates))
+        return state
+
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(
+            self.steps.append,
+            lambda step, state: self.evaluations.append(step),
+            self.on_metrics,
+            lambda state, counters: self.checkpoints.append(counters),
+            lambda: bool(self.steps) and self.steps[-1] >= self.stop_at,
+        )
+
+
+def make_loop(seeds: tuple[int, ...] = (0,), environment: Any = None, **changes: Any) -> DeviceLoop:
+    config = options(**changes)
+    vector = VectorEnvironment(environment or Counter(), config.num_envs)
+    learner = Learner(TallyAgent(), vector.spec, seeds, config.replay_capacity, config.num_envs)
+    return DeviceLoop(learner, vector, config)
+
+
+def rows_of(state: TrainState, seed: int = 0) -> dict[str, np.ndarray]:
+    return replay.rows(jax.device_get(jax.tree.map(lambda leaf: leaf[seed], state.replay)))
+
+
+def same(one: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, DeviceStates(one), DeviceStates(other))
+
+
+def DeviceStates(state: TrainState) -> Any:  # noqa: N802
+    return jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def loop() -> DeviceLoop:
+    return make_loop((0, 5))
+
+
+@pytest.fixture(scope="module")
+def whole(loop: DeviceLoop) -> tuple[TrainState, Counters, Recorder]:
+    recorder = Recorder()
+    state, end = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    return state, end, recorder
+
+
+def test_events_and_updates_come_at_their_steps(whole: tuple[TrainState, Counters, Recorder]):
+    """Ticks are three environment steps; updates floor((k - 12) / 2)."""
+    state, end, recorder = whole
+    assert end == Counters(60, 24)
+    assert recorder.steps == [15, 30, 45, 60]
+    assert recorder.metrics == [(15, 1), (30, 9), (45, 16), (60, 24)]
+    assert recorder.evaluations == [0, 30, 60]
+    assert recorder.checkpoints == [Counters(45, 16)]
+    assert state.agent.num_updates.tolist() == [24, 24]
+    assert state.agent.step_sum.tolist() == [sum(range(24))] * 2
+
+
+def test_every_episode_is_stored_from_its_first_to_its_last_observation(
+    whole: tuple[TrainState, Counters, Recorder],
+):
+    """Five control steps an episode, 20 ticks: four whole episodes of each environment and the start of a fifth."""
+    for seed in (0, 1):
+        rows = rows_of(whole[0], seed)
+        assert rows["size"].tolist() == [4 * 6 + 1] * NUM_ENVS
+        draws = Count()
+        for env in range(NUM_ENVS):
+            assert rows["step_type"][:, env].tolist() == [FIRST, MID, MID, MID, MID, LAST] * 4 + [FIRST]
+            # The second entry counts the steps of the episode: the last observation is there.
+            np.testing.assert_array_equal(rows["observation"][:, env, 1], [0, 1, 2, 3, 4, 5] * 4 + [0])
+            np.testing.assert_array_equal(rows["discount"][rows["step_type"][:, env] == LAST, env], 1)
+            for start in range(0, 24, 6):
+                episode = rows["observation"][start : start + 6, env, 0]
+                assert np.unique(episode).size == 1
+                draws[float(episode[0])] += 1
+        assert set(draws.values()) == {1}  # no two episodes begin alike
+        moves = rows["step_type"] != FIRST
+        np.testing.assert_array_equal(rows["reward"][moves], 1)
+        random = rows["action"][1:5][rows["step_type"][1:5] != FIRST]
+        assert np.all(np.abs(random) < 1)
+        later = rows["action"][8:][rows["step_type"][8:] != FIRST]
+        assert np.all(later >= 2)  # the agent's own
+
+
+def test_seeds_are_independent_and_each_is_what_it_is_alone(
+    loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
+):
+    alone = make_loop((5,))
+    state, _ = alone.run(alone.begin(), Counters(0, 0), Recorder().hooks)
+    one = jax.device_get(jax.tree.map(lambda leaf: leaf[0], (state.agent, state.replay, state.metrics)))
+    other = jax.device_get(
+        jax.tree.map(lambda leaf: leaf[1], (whole[0].agent, whole[0].replay, whole[0].metrics))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, other)
+    first, second = rows_of(whole[0], 0), rows_of(whole[0], 1)
+    assert np.all(first["observation"][0, :, 0] != second["observation"][0, :, 0])
+
+
+def test_a_run_is_resumed_bit_for_bit(loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]):
+    recorder = Recorder(stop_at=30)
+    state, counters = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    assert counters == Counters(30, 9)
+    saved = [loop.save(state, i) for i in range(2)]
+    parts = jax.device_get(state)
+    learner = loop.learner
+    rows = [rows_of(state, i) for i in range(2)]
+    again = learner.place(parts.agent, rows, parts.metrics, loop.restore(saved))
+    again, end = loop.run(again, counters, Recorder().hooks)
+    assert end == whole[1]
+    same(again._replace(replay=()), whole[0]._replace(replay=()))
+    for i in range(2):
+        jax.tree.map(np.testing.assert_array_equal, rows_of(again, i), rows_of(whole[0], i))
+
+
+def test_the_environments_of_another_number_are_refused(loop: DeviceLoop):
+    state = loop.begin()
+    other = make_loop((0,), num_envs=4)
+    with pytest.raises(ValueError, match="not those of this task"):
+        other.restore([loop.save(state, 0)])
+
+
+def test_how_many_ticks_a_dispatch_makes_changes_nothing(whole: tuple[TrainState, Counters, Recorder]):
+    """Events at every tick: the same run in pieces."""
+    loop = make_loop((0, 5), log_interval=3, eval_interval=3)
+    recorder = Recorder()
+    state, end = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    assert end == whole[1]
+    assert recorder.steps == list(range(3, 61, 3))
+    same(state, whole[0])
+
+
+class Failing(Counter):
+    """Its simulation fails in environments whose draw is below a half, at their second step."""
+
+    def step(self, state: Any, action: jax.Array) -> Any:
+        reached = super().step(state, action)
+        fails = (reached.physics.draw < 0.5) & (reached.physics.step == 2)
+        return reached._replace(
+            reward=jax.numpy.where(fails, jax.numpy.nan, reached.reward),
+            valid=reached.valid & ~fails,
+        )
+
+
+def test_a_failed_simulation_is_counted_and_not_trained_on():
+    loop = make_loop((0,), Failing())
+    state, _ = loop.run(loop.begin(), Counters(0, 0), Recorder().hooks)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rows_of(state)))
+    failures = state.metrics[FAILURE_RATE]
+    assert failures.count.item() == 60
+    rows = rows_of(state)
+    # Each failure cut an episode short: a FIRST row follows a MID row.
+    kinds, size = rows["step_type"], rows["size"]
+    cut = sum(
+        int(np.sum((kinds[1 : size[e], e] == FIRST) & (kinds[: size[e] - 1, e] == MID))) for e in range(NUM_ENVS)
+    )
+    assert failures.total.item() == cut > 0
+    assert np.isfinite(state.agent.reward_sum).all()
+
+
+def test_a_held_seed_stays_as_it_is_and_the_others_go_on(
+    loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
+):
+    try:
+        state, counters = loop.run(loop.begin(), Counters(0, 0), Recorder(stop_at=30).hooks)
+        before = jax.device_get((state.agent, state.replay))
+        loop.learner.active[0] = False
+        state, _ = loop.run(state, counters, Recorder().hooks)
+        after = jax.device_get((state.agent, state.replay))
+        take = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: E731
+        jax.tree.map(np.testing.assert_array_equal, take(after, 0), take(before, 0))
+        full = jax.device_get((whole[0].agent, whole[0].replay))
+        jax.tree.map(np.testing.assert_array_equal, take(after, 1), take(full, 1))
+        assert loop.evaluate(state, 60)[0] is None
+    finally:
+        loop.learner.active[:] = True
+
+
+def test_evaluation_plays_one_whole_episode_in_each_environment(loop: DeviceLoop):
+    state = loop.begin()
+    first = loop.evaluate(state, 30)
+    for result in first:
+        assert result is not None
+        assert result.returns == [5, 5]
+        assert result.lengths == [5, 5]
+    assert loop.evaluate(state, 30) == first
+
+
+def test_evaluation_counts_control_steps_under_action_repeat():
+    vector = VectorEnvironment(Counter(episode_steps=5, action_repeat=2), 4)
+    learner = Learner(TallyAgent(), vector.spec, 0, 8)
+    (result,) = DevicePlayer(learner, vector)(learner.init().agent, 7)
+    assert result is not None
+    assert result.returns == [5] * 4
+    assert result.lengths == [5] * 4
