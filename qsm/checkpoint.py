@@ -72,10 +72,15 @@ class Checkpoints:
         """Environment steps of the checkpoints, in their order."""
         return sorted(self._manager.all_steps())
 
+    def go_back_to(self, step: int) -> None:
+        """Removes the checkpoints after `step`: the run goes on from there and makes them again."""
+        for later in [found for found in self.steps() if found > step]:
+            self._manager.delete(later)
+
     def save(self, saved: Saved, counters: Counters) -> None:
-        """Writes a checkpoint named by its environment step; does nothing where that one or a later one exists."""
-        if self.latest_step is not None and counters.step <= self.latest_step:
-            return  # a later one is of the same run and was reached from here
+        """Writes a checkpoint named by its environment step; does nothing where that one exists."""
+        if counters.step == self.latest_step:
+            return
         metrics = {name: np.stack(mean) for name, mean in saved.metrics.items()}
         items = ocp.args.Composite(
             agent=ocp.args.StandardSave(saved.agent),

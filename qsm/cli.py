@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
 import socket
@@ -125,9 +126,7 @@ def train(arguments: Sequence[str]) -> int:
     _check_task(task, launch.backend)
     from qsm.group import members
 
-    runs = members(
-        agent, task, agent_config, config, launch, output.name, output.runs, output.run_dir
-    )
+    runs = members(agent, task, agent_config, config, launch, output.name, output.runs, output.run_dir)
     if output.dry_run:
         print(f"qsm train {agent} {task}")
         for title, options in (("agent", agent_config), ("run", config), ("launch", launch)):
@@ -141,7 +140,7 @@ def train(arguments: Sequence[str]) -> int:
 
 def _backend_of(arguments: Sequence[str]) -> Backend:
     """The backend that `arguments` name, whose defaults the parser then takes; a wrong one is the parser's to tell."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*arguments, ""]):
         flag, _, value = word.partition("=")
         if flag.lower() == "--backend" and (value or following) == "mjx":
             return "mjx"
@@ -164,9 +163,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     check_versions()
     from qsm.play import play
 
-    result = play(
-        run, options.episodes, options.seed, options.eval_samples, options.video, options.backend
-    )
+    result = play(run, options.episodes, options.seed, options.eval_samples, options.video, options.backend)
     width = max(map(len, result), default=0)
     for name, value in result.items():
         print(f"{name:{width}}  {f'{value:.1f}' if isinstance(value, float) else value}")
@@ -184,7 +181,9 @@ def tasks(arguments: Sequence[str]) -> int:
         print(*task_names(backend or "dm_control"), sep="\n")  # for other programs
         return 0
     host, device = task_names("dm_control"), task_names("mjx")
-    names = [*host, *(name for name in device if name not in host)] if backend is None else task_names(backend)
+    names = (
+        [*host, *(name for name in device if name not in host)] if backend is None else task_names(backend)
+    )
     domains: dict[str, list[str]] = {}
     for name in names:
         mark = "" if backend else " *" if name not in device else " +" if name not in host else ""

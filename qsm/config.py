@@ -146,7 +146,9 @@ class LaunchOptions:
             numbers = ()
         name = name.strip().lstrip("-").replace("-", "_")
         if not equals or not name.isidentifier() or not numbers or not all(map(math.isfinite, numbers)):
-            raise ValueError(f"sweep is {self.sweep!r}; it must be an option and its values, such as discount=0.9,0.99")
+            raise ValueError(
+                f"sweep is {self.sweep!r}; it must be an option and its values, such as discount=0.9,0.99"
+            )
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"sweep is {self.sweep!r}; it names a value twice")
         return name, numbers

@@ -40,11 +40,8 @@ class DeviceLoop:
     def __init__(self, learner: Learner, environment: VectorEnvironment, config: RunConfig) -> None:
         self.learner = learner
         self.environment = environment
-        spec, num_envs = environment.spec, environment.num_envs
-        increment = num_envs * spec.action_repeat
-        self.schedule = Schedule.of(
-            config, increment, num_envs, spec.action_repeat, learner.agent.sampling.n_step
-        )
+        n_step = learner.agent.sampling.n_step
+        self.schedule = Schedule.of(config, environment.spec.action_repeat, n_step)
         self.evaluation = VectorEnvironment(environment.environment, config.eval_episodes)
         self.player = DevicePlayer(learner, self.evaluation)
         self._reset = jax.jit(jax.vmap(self._reset_one))
@@ -122,8 +119,22 @@ class DeviceLoop:
 
     # ---- Programs of the group ----------------------------------------------------------------------------------
 
-    def _advance_all(self, state: TrainState, streams: Streams, step: Any, num_updates: Any, ticks: Any,
-                     updates: Any, random_steps: Any, active: Any) -> TrainState:  # fmt: skip
+    def _advance_all(self, *arguments: Any) -> TrainState:
+        axes = (0, 0, None, None, None, None, None, 0)
+        return self.learner.placement.over_seeds(self._advance_some, axes)(*arguments)
+
+    def _advance_some(
+        self,
+        state: TrainState,
+        streams: Streams,
+        step: jax.Array,
+        num_updates: jax.Array,
+        ticks: jax.Array,
+        updates: jax.Array,
+        random_steps: jax.Array,
+        active: jax.Array,
+    ) -> TrainState:
+        """`ticks` ticks of as many seeds as `state` holds; `updates` `[CHUNK]` tells how many each makes."""
         tick = jax.vmap(self._tick_one, in_axes=(0, 0, None, None, None, None, 0))
 
         def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
@@ -168,6 +179,8 @@ class DeviceLoop:
         action = self.learner.act_one(
             streams.explore, state.agent, observation, step, tick, is_random, "explore"
         )
+        # The network of a held seed may be NaN, and a failing simulation is reset at every tick, for all seeds.
+        action = jnp.where(active, action, 0.0)
         environment, arrival = self.environment.step(state.environment, action, streams.environment)
         state = state._replace(environment=environment)
         return self.learner.learn_one(state, streams, action, arrival, first_update, num_updates, active)
@@ -183,7 +196,8 @@ class DevicePlayer:
     def __init__(self, learner: Learner, environment: VectorEnvironment) -> None:
         self.learner = learner
         self.environment = environment
-        self._play = jax.jit(jax.vmap(self._play_one, in_axes=(0, 0, None)))
+        axes = (0, 0, None)
+        self._play = jax.jit(learner.placement.over_seeds(jax.vmap(self._play_one, in_axes=axes), axes))
 
     def __call__(self, agents: Any, step: int) -> list[Evaluation | None]:
         """Plays one episode in each environment, from starts that the seed and `step` determine.
@@ -203,9 +217,7 @@ class DevicePlayer:
             for i in range(learner.num_seeds)
         ]
 
-    def _play_one(
-        self, stream: jax.Array, agent_state: Any, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _play_one(self, stream: jax.Array, agent_state: Any, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns and lengths, `[E]` each, of one seed. An episode whose simulation fails ends there."""
         spec, num_episodes = self.environment.spec, self.environment.num_envs
         # Apart from the draws of actions, which fold in a tick from 0 on.
@@ -251,4 +263,3 @@ def _without_keys(tree: Any) -> Any:
 def _with_keys(tree: Any, template: Any) -> Any:
     wrap = jax.random.wrap_key_data
     return jax.tree.map(lambda leaf, like: wrap(leaf) if _is_key(like) else leaf, tree, template)
-

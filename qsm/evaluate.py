@@ -62,7 +62,7 @@ def evaluate(
     tick = 0
     while running:
         # A fresh array each tick: the CPU backend reads NumPy arguments in place, and may still be at it.
-        actions = np.asarray(
+        actions = learner.placement.fetch(
             learner.act_to_evaluate(agents, observations.copy(), np.int32(step), np.int32(tick))
         )
         if record is not None and running[0] == (0, 0):

@@ -49,14 +49,15 @@ def members(
         ]
     except ValueError as error:
         raise UserError(str(error)) from error
+    if len({variant_name for _, _, variant_name, _ in runs}) * launch.num_seeds < len(runs):
+        raise UserError(f"--sweep is {launch.sweep!r}; two of its values are the same to twelve digits")
     if run_dir is not None and len(runs) > 1:
         raise UserError(f"--run-dir is one folder, but there are {len(runs)} runs; give --runs and --name")
     return [
         Member(
             variant,
             run_config,
-            run_dir
-            or rundir.run_path(launch.backend, task, agent, run_config.seed, variant_name, root),
+            run_dir or rundir.run_path(launch.backend, task, agent, run_config.seed, variant_name, root),
             f"{label} seed {run_config.seed}".strip(),
         )
         for label, variant, variant_name, run_config in runs

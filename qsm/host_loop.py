@@ -38,7 +38,7 @@ class HostLoop:
         self.evaluation_environments = evaluation_environments
         spec = environments[0].spec
         n_step = learner.agent.sampling.n_step
-        self.schedule = Schedule.of(config, spec.action_repeat, 1, spec.action_repeat, n_step)
+        self.schedule = Schedule.of(config, spec.action_repeat, n_step)
         self._action: Any = None  # [S, 1, A] for the next step; None before the first
         blank = np.zeros(spec.observation_size, np.float32)
         self._blank = TimeStep(np.array(StepType.FIRST, np.int8), np.float32(0), np.float32(1), blank)
@@ -68,7 +68,7 @@ class HostLoop:
             state = self._act_and_learn(state, self._start(), step, num_updates, 0)
         while step < schedule.steps and not hooks.should_stop():
             # The only wait of a step; the update goes on while the environments step.
-            arrival = self._step(np.asarray(self._action))
+            arrival = self._step(self.learner.placement.fetch(self._action))
             step += schedule.increment
             due = schedule.updates_due(step)
             state = self._act_and_learn(state, arrival, step, num_updates, due - num_updates)
@@ -80,7 +80,8 @@ class HostLoop:
         return evaluate(self.learner, state.agent, self.evaluation_environments, step)
 
     def save(self, state: TrainState, index: int) -> dict[str, np.ndarray]:
-        return {ACTION: np.asarray(self._action)[index], **self.environments[index].save()}
+        action = self.learner.placement.fetch(self._action)[index]
+        return {ACTION: action, **self.environments[index].save()}
 
     def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> object:
         for environment, one in zip(self.environments, saved, strict=True):

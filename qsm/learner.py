@@ -93,7 +93,7 @@ class Learner:
         self._init_one = jax.jit(lambda agent, key: agent.init(key), static_argnums=0)
         self._act = jax.jit(self._act_all, static_argnames="mode")
         self._learn = jax.jit(self._learn_all, donate_argnums=0)
-        self._zeros = jax.jit(self._zero_metrics)
+        self._zeros = jax.jit(self._zero_metrics, out_shardings=self.placement.seed_sharding)
         self.active = np.ones(len(self.seeds), bool)
         """`[S]` which seeds go on; the state of the others is held as it is."""
 
@@ -157,7 +157,7 @@ class Learner:
     # ---- Acting and learning ------------------------------------------------------------------------------------
 
     def act_to_explore(self, state: TrainState, observation: Any, step: Any, is_random: Any) -> jax.Array:
-        """Actions `[S, N, A]` for `[S, N, O]` at environment step `step`: uniform where `is_random`, else the agents'."""
+        """Actions `[S, N, A]` at environment step `step`: uniform where `is_random`, else the agents'."""
         return self._act(
             self.streams.explore, state.agent, observation, step, np.int32(0), is_random, mode="explore"
         )
@@ -171,7 +171,7 @@ class Learner:
     def learn(
         self, state: TrainState, action: Any, arrival: Arrival, first_update: Any, num_updates: Any
     ) -> TrainState:
-        """Stores the `arrival` `[S, N, ...]` of `action` and makes `num_updates` updates, counted from `first_update`."""
+        """Stores the `arrival` `[S, N, ...]` of `action`; makes `num_updates` updates, counted from `first_update`."""
         return self._learn(
             state, self.streams, action, arrival, first_update, num_updates, self.active.copy()
         )
@@ -197,10 +197,9 @@ class Learner:
     def _act_all(
         self, stream: Any, agents: Any, observation: Any, step: Any, tick: Any, is_random: Any, mode: Mode
     ) -> jax.Array:
-        act = functools.partial(self.act_one, mode=mode)
-        return jax.vmap(act, in_axes=(0, 0, 0, None, None, None))(
-            stream, agents, observation, step, tick, is_random
-        )
+        axes = (0, 0, 0, None, None, None)
+        act = jax.vmap(functools.partial(self.act_one, mode=mode), in_axes=axes)
+        return self.placement.over_seeds(act, axes)(stream, agents, observation, step, tick, is_random)
 
     def _learn_all(
         self,
@@ -212,7 +211,8 @@ class Learner:
         num_updates: Any,
         active: Any,
     ) -> TrainState:
-        learn = jax.vmap(self.learn_one, in_axes=(0, 0, 0, 0, None, None, 0))
+        axes = (0, 0, 0, 0, None, None, 0)
+        learn = self.placement.over_seeds(jax.vmap(self.learn_one, in_axes=axes), axes)
         return self.placement.constrain(
             learn(state, streams, action, arrival, first_update, num_updates, active)
         )
@@ -291,9 +291,7 @@ class Learner:
         """One update, the `count`-th, from a batch of its own."""
         discount = agent_state.hyperparameters["discount"]
         key = jax.random.fold_in(streams.replay, count)
-        batch = self.placement.constrain_batch(
-            replay.sample(buffer, self.agent.sampling, discount, key), self.agent.sampling.batch_size
-        )
+        batch = self.placement.constrain_batch(replay.sample(buffer, self.agent.sampling, discount, key))
         return self.agent.update(agent_state, batch, jax.random.fold_in(streams.update, count), count)
 
     @staticmethod

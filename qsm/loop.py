@@ -89,9 +89,11 @@ class Schedule(NamedTuple):
     checkpoint_interval: int
 
     @classmethod
-    def of(cls, config: RunConfig, increment: int, num_envs: int, repeat: int, n_step: int) -> Schedule:
+    def of(cls, config: RunConfig, repeat: int, n_step: int) -> Schedule:
+        """Of a run whose agent acts every `repeat` control steps and learns from windows of `n_step` actions."""
+        increment = config.num_envs * repeat
         # Sampling needs a closed window: no update before the first n decisions, however short the random start.
-        random_steps = max(config.random_steps, n_step * repeat * num_envs)
+        random_steps = max(config.random_steps, n_step * increment)
         return cls(
             config.steps,
             random_steps,

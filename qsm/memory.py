@@ -38,7 +38,9 @@ def check(learner: Learner, environment_bytes: int) -> str:
     Raises:
       UserError: it does not fit; names the largest replay capacity that would.
     """
-    devices = learner.placement.mesh.devices.ravel() if learner.placement.mesh is not None else jax.devices()[:1]
+    devices = (
+        learner.placement.mesh.devices.ravel() if learner.placement.mesh is not None else jax.devices()[:1]
+    )
     # The CPU's devices share one memory; others have one each, over which seeds or environments are divided.
     number = 1 if devices[0].platform == "cpu" else len(devices)
     spec, seeds = learner.spec, learner.num_seeds
@@ -55,7 +57,9 @@ def check(learner: Learner, environment_bytes: int) -> str:
     largest = int((SHARE * free - environment_bytes) // per_step) // learner.num_envs * learner.num_envs
     if largest < 1000:
         raise UserError(f"This does not fit in memory ({line}). Lower --num-envs or --num-seeds")
-    raise UserError(f"This does not fit in memory ({line}). The largest that would: --replay-capacity {largest}")
+    raise UserError(
+        f"This does not fit in memory ({line}). The largest that would: --replay-capacity {largest}"
+    )
 
 
 def show(number: int) -> str:

@@ -7,6 +7,7 @@ inserts the sums that average the gradients. The agents and the programs of `qsm
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -34,6 +35,9 @@ class Placement:
         self, num_devices: int | None = None, num_seeds: int = 1, num_envs: int = 1, batch_size: int = 1
     ) -> None:
         self.mesh: Mesh | None = None
+        # Made once: a new function for every call would be compiled at every call.
+        self._gather = None
+        self._pick = None
         self.mode: Literal["one", "seeds", "batch"] = "one"
         if num_devices in (None, 1) and jax.process_count() == 1:
             return
@@ -55,6 +59,10 @@ class Placement:
                 f"environments and the batch of {batch_size}; choose numbers that it divides"
             )
         self.mesh = Mesh(np.array(there[:count]), (AXIS,))
+        self._gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)
+        self._pick = jax.jit(
+            lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree), out_shardings=self.replicated
+        )
 
     def describe(self) -> str:
         """For a person: `gpu`, or `8 x gpu, seeds divided`."""
@@ -125,24 +133,38 @@ class Placement:
 
     def fetch(self, tree: Any) -> Any:
         """Copies to the host, on every process, whatever devices it lies on."""
-        if jax.process_count() > 1:
-            tree = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
+        if jax.process_count() > 1 and self._gather is not None:
+            tree = self._gather(tree)
         return jax.device_get(tree)
 
     def member(self, tree: Any, index: int) -> Any:
         """The part of seed `index`, on the host."""
-        if self.mesh is None:
-            return jax.device_get(jax.tree.map(lambda leaf: leaf[index], tree))
-        pick = jax.jit(
-            lambda tree: jax.tree.map(lambda leaf: leaf[index], tree), out_shardings=self.replicated
-        )
-        return jax.device_get(pick(tree))
+        if self._pick is None:
+            # Sliced on the host: on the device a second copy of a replay buffer might not fit.
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+        return jax.device_get(self._pick(tree, np.int32(index)))
 
     # ---- Inside programs ----------------------------------------------------------------------------------------
 
+    def over_seeds(self, program: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+        """`program` of S seeds as one that every device runs for its share of them, by itself.
+
+        Without this, the devices would agree at every round on whether a batched `while_loop` goes on.
+
+        Args:
+          in_axes: 0 for an argument with a leading axis of seeds, None for one that all share.
+        """
+        if self.mode != "seeds":
+            return program
+        assert self.mesh is not None
+        specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
+        return jax.shard_map(
+            program, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+        )
+
     def constrain(self, state: Any) -> Any:
         """Holds a `TrainState` to its places, so that what is donated is written in place."""
-        if self.mesh is None:
+        if self.mode != "batch":
             return state
         place = jax.lax.with_sharding_constraint
         environment = state.environment
@@ -155,7 +177,7 @@ class Placement:
             environment=environment,
         )
 
-    def constrain_batch(self, batch: Transition, batch_size: int) -> Transition:
+    def constrain_batch(self, batch: Transition) -> Transition:
         """Divides a batch `[B, ...]`, where the devices share one seed's work."""
         if self.mode != "batch":
             return batch

@@ -51,7 +51,9 @@ def play(
         if video is not None:
             render.check_path(video)
             if backend != "dm_control":
-                raise ValueError("videos are drawn by dm_control: add --backend dm_control, or leave out --video")
+                raise ValueError(
+                    "videos are drawn by dm_control: add --backend dm_control, or leave out --video"
+                )
         if backend != trained_on:
             check_task(task, backend)
             if task not in SAME_OBSERVATIONS:
@@ -66,7 +68,7 @@ def play(
     evaluation = player.play(backend, record)
     result = {"run": str(run.path), "step": player.step, "backend": backend, **evaluation.metrics()}
     if backend != trained_on:
-        before = player.play(trained_on).metrics()["return_mean"]
+        before = player.play(trained_on).metrics()["return_mean"]  # of the same checkpoint
         after = result["return_mean"]
         result[f"return_mean on {trained_on}"] = before
         result["lost"] = before - after
@@ -98,6 +100,7 @@ class _Player:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{run.path}: {error}") from error
         self.step = 0
+        self._agents: Any = None  # read once: training may go on meanwhile
 
     def play(self, backend: Backend, record: list[np.ndarray] | None = None) -> Evaluation:
         """One evaluation; the actions of its first episode go to `record`, on dm_control."""
@@ -114,7 +117,8 @@ class _Player:
 
                 train_seed = config["run_config"]["seed"]
                 host = [
-                    dmc.make_env(config["task"], train_seed, self.action_repeat) for _ in range(self._episodes)
+                    dmc.make_env(config["task"], train_seed, self.action_repeat)
+                    for _ in range(self._episodes)
                 ]
                 spec = host[0].spec
             agent: Agent = agents.build(
@@ -123,8 +127,10 @@ class _Player:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self._run.path}: {error}") from error
         learner = Learner(agent, spec, self._seed, capacity=1)
-        agent_state, self.step = checkpoint.restore_agent(self._run.checkpoints, learner)
-        stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], agent_state)
+        if self._agents is None:
+            agent_state, self.step = checkpoint.restore_agent(self._run.checkpoints, learner)
+            self._agents = jax.tree.map(lambda leaf: np.asarray(leaf)[None], agent_state)
+        stacked = self._agents
         # One step past any of training, so that these episodes are not those of the curve.
         step = self.step + 1
         if backend == "mjx":

@@ -59,7 +59,9 @@ def processes_asked(environ: Mapping[str, str]) -> dict[str, Any] | None:
                 "set both, or unset it to run on one host"
             ) from None
         if not 0 <= index < count:
-            raise UserError(f"JAX_PROCESS_ID is {index}; it must be from 0 to {count - 1} (JAX_NUM_PROCESSES - 1)")
+            raise UserError(
+                f"JAX_PROCESS_ID is {index}; it must be from 0 to {count - 1} (JAX_NUM_PROCESSES - 1)"
+            )
         return {"coordinator_address": address, "num_processes": count, "process_id": index}
     # A shell inside a SLURM job has the job's variables too, but only srun starts a step of several tasks.
     if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
@@ -79,7 +81,9 @@ def join_processes() -> None:
     try:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the other processes of this run cannot be reached: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"the other processes of this run cannot be reached: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def is_writer() -> bool:

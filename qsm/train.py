@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 import agents
 from agents.api import Agent, Mean
-from envs.api import DeviceEnvironment, HostEnvironment
+from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
 from qsm import memory, replay, rundir, runtime
 from qsm.checkpoint import Checkpoints, Saved
 from qsm.config import LaunchOptions, RunConfig
@@ -29,7 +29,7 @@ from qsm.errors import UserError
 from qsm.group import DIVERGED, Member, common_step
 from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
-from qsm.loop import Counters, Hooks, Loop
+from qsm.loop import Counters, Hooks, Loop, Schedule
 from qsm.metrics import MetricWriter
 from qsm.placement import Placement
 
@@ -58,10 +58,10 @@ def train(
     runtime.join_processes()
     builder = _Builder(agent_name, task, launch, members)
     is_writer = runtime.is_writer()
+    # Whether it fits is known before a folder is made.
+    placement, loop, memory_line = builder.build(members)
     with contextlib.ExitStack() as stack:
-        runs = [
-            _open(member, agent_name, task, launch.backend, command, is_writer) for member in members
-        ]
+        runs = [_open(member, agent_name, task, launch.backend, command, is_writer) for member in members]
         unfinished = [i for i, run in enumerate(runs) if not run.finished]
         for i in set(range(len(runs))) - set(unfinished):
             if is_writer:
@@ -71,8 +71,9 @@ def train(
                 )
         if not unfinished:
             return "finished"
-        members, runs = [members[i] for i in unfinished], [runs[i] for i in unfinished]
-        placement, loop, memory_line = builder.build(members)
+        if len(unfinished) < len(members):
+            members, runs = [members[i] for i in unfinished], [runs[i] for i in unfinished]
+            placement, loop, memory_line = builder.build(members)
         checkpoints = [
             stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs
         ]
@@ -80,6 +81,11 @@ def train(
         if all(held):
             held = [False] * len(runs)  # asked for again: let them show it again
         step = _step_to_resume(members, checkpoints, held)
+        if step is None:
+            held = [False] * len(runs)  # all begin anew
+        elif is_writer:
+            for one in checkpoints:
+                one.go_back_to(step)
         state, start = _restore(loop, checkpoints, held, step) if step is not None else (None, Counters(0, 0))
         device = jax.devices()[0]
         header = {
@@ -107,12 +113,12 @@ def train(
             if step is not None:
                 display.info(f"resuming at step {start.step:,}")
         with session.writing(start.step if step is not None else None):
-            if state is None:
-                state = loop.begin()
             try:
+                if state is None:
+                    state = loop.begin()
                 with _interrupts(display, POLL_INTERVAL[launch.backend]) as should_stop:
                     state, end = loop.run(state, start, session.hooks(should_stop))
-                    session.save(state, end)
+                    session.on_checkpoint(state, end)
             except BaseException as error:
                 session.fail(error)
                 raise
@@ -122,9 +128,7 @@ def train(
 class _Builder:
     """The loop of a group. Made before any folder, so that impossible options leave nothing behind."""
 
-    def __init__(
-        self, agent_name: str, task: str, launch: LaunchOptions, members: Sequence[Member]
-    ) -> None:
+    def __init__(self, agent_name: str, task: str, launch: LaunchOptions, members: Sequence[Member]) -> None:
         self.agent_name, self.task, self.launch = agent_name, task, launch
         config = members[0].config
         runtime.set_precision(config.matmul_precision)
@@ -148,6 +152,7 @@ class _Builder:
                 for member in members
             }
             self._placement(members)
+            _check_counts(members[0], spec)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -190,12 +195,32 @@ class _Builder:
             line = memory.check(learner, loop.nbytes())
             return placement, loop, line
         line = memory.check(learner, 0)
-        # Every environment is made with the training seed, for it draws the system itself in lqr; episodes are reseeded.
+        # All are made with the training seed, for it draws the system itself in lqr; episodes are reseeded.
         environments = [self.hosts[member.path] for member in members]
         evaluation = [
             [self._host_environment(member.config) for _ in range(config.eval_episodes)] for member in members
         ]
         return placement, HostLoop(learner, environments, evaluation, config), line
+
+
+def _check_counts(member: Member, spec: EnvSpec) -> None:
+    """Raises ValueError for counts that are possible each and cannot learn together."""
+    config, n_step = member.config, member.agent_config.n_step
+    schedule = Schedule.of(config, spec.action_repeat, n_step)
+    if schedule.random_steps >= config.steps:
+        raise ValueError(
+            f"steps is {config.steps}, but {config.num_envs} environments take {schedule.random_steps} steps before "
+            "the first update; train for longer or with fewer environments"
+        )
+    if schedule.updates_due(config.steps) >= 2**31:
+        raise ValueError(
+            f"replay_ratio is {config.replay_ratio}; over {config.steps} steps that is more than 2^31 updates"
+        )
+    least = (n_step + 2) * config.num_envs
+    if config.replay_capacity < least:
+        raise ValueError(
+            f"replay_capacity is {config.replay_capacity}; {config.num_envs} environments need {least} or more"
+        )
 
 
 def _open(
@@ -261,7 +286,7 @@ class Session:
         self.display, self.checkpoints = display, checkpoints
         self.config = members[0].config
         self.step = start.step
-        self.last_returns: list[float | None] = [None] * len(runs)
+        self.last_returns: list[float | None] = [run.status().get("last_return") for run in runs]
         self.failures: dict[int, str] = {
             i: str(runs[i].status().get("message", DIVERGED)) for i, is_held in enumerate(held) if is_held
         }
@@ -292,7 +317,10 @@ class Session:
             yield
 
     def hooks(self, should_stop: Callable[[], bool]) -> Hooks:
-        return Hooks(self.on_step, self.on_evaluation, self.on_metrics, self.on_checkpoint, should_stop)
+        def nothing_left() -> bool:
+            return not self.going or should_stop()
+
+        return Hooks(self.on_step, self.on_evaluation, self.on_metrics, self.on_checkpoint, nothing_left)
 
     def on_step(self, step: int) -> None:
         self.step = step
@@ -320,8 +348,8 @@ class Session:
         self._evaluation_seconds += ended - began
 
     def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
-        self.hold_diverged(step, self.loop.learner.means(state))
         state, means = self.loop.learner.drain(state)
+        self.hold_diverged(step, means)
         now = time.perf_counter()
         common = {"loop/num_updates": float(num_updates)}
         if self._logged_step is not None:
@@ -346,7 +374,9 @@ class Session:
             newest = self.checkpoints[i].latest_step
             self.failures[i] = f"{DIVERGED} by step {step:,}: {wrong[0]} is {means[i][wrong[0]]}"
             self.loop.learner.active[i] = False
-            kept = f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
+            kept = (
+                f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
+            )
             self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
             if self.is_writer:
                 self.runs[i].write_status(
@@ -393,10 +423,10 @@ class Session:
                 f"Play     qsm eval {paths[0]}",
                 f"Look     qsm dashboard {above}",
             ]
-        elif not finished:
+        elif self.going:
             lines += [f"Stopped and saved at step {end.step:,}. Go on with the same command."]
         self.display.finish(lines)
-        if not finished:
+        if self.going and not finished:
             return "interrupted"
         return "diverged" if self.failures else "finished"
 

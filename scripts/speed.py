@@ -30,11 +30,11 @@ from agents.api import Transition
 from envs import dmc
 from envs.api import StepType, TimeStep
 from qsm import replay
-from qsm.checkpoint import Counters
 from qsm.config import RunConfig
+from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
+from qsm.loop import Counters, Hooks
 from qsm.rundir import package_versions
-from qsm.train import Hooks, run_loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def replay_milliseconds(
     """One insert and one sample of `width` transitions, from a full buffer."""
     buffer = jax.jit(lambda: replay.create(capacity, 1, observation_size, action_size))()
     buffer = buffer._replace(
-        size=jnp.asarray(capacity, jnp.int32), step_type=jnp.full((capacity, 1), StepType.MID, jnp.int8)
+        size=jnp.full(1, capacity, jnp.int32), step_type=jnp.full((capacity, 1), StepType.MID, jnp.int8)
     )
     sampling = agents.config_class("sac")(batch_size=width).sampling
 
@@ -115,25 +115,27 @@ class Bench:
         self.environment = dmc.make_env(options.task, seed=0)
         spec = self.environment.spec
         self.agent = agents.make_agent(name, spec.observation_size, spec.action_size)
-        self.learner = Learner(self.agent, spec, seed=0, capacity=options.capacity)
-        self.state = self.learner.init()
+        self.learner = Learner(self.agent, spec, 0, options.capacity)
+        self.host_loop = HostLoop(self.learner, [self.environment], [], RunConfig())
+        self.state = self.host_loop.begin()
         self.counters = Counters(0, 0)
         batch = self.agent.sampling.batch_size
         rng = np.random.RandomState(0)
         shapes = ((batch, spec.observation_size), (batch, spec.action_size), (batch,), (batch,))
         values = [jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in (*shapes, shapes[0])]
         self.batch = Transition(*values)
-        self.agent_state = self.learner.init_agent()
+        self.agent_state = self.agent.init(jax.random.key(0))
+        self.stream = jax.random.key(1)
         self.update = jax.jit(self._update, donate_argnums=0)
 
     def _update(self, state: Any, batch: Transition, count: jax.Array) -> Any:
-        key = jax.random.fold_in(self.learner.streams.update, count)
+        key = jax.random.fold_in(self.stream, count)
         return self.agent.update(state, batch, key, count)
 
     def loop(self, steps: int) -> float:
         """Seconds per environment step of the whole loop, one update a step, logging every 1,000."""
         end = self.counters.step + steps
-        config = RunConfig(steps=end, random_steps=1)
+        self.host_loop.schedule = self.host_loop.schedule._replace(steps=end, random_steps=1)
 
         def log(step: int, state: TrainState, num_updates: int) -> TrainState:
             return self.learner.drain(state)[0]
@@ -142,9 +144,7 @@ class Bench:
             lambda step: None, lambda step, state: None, log, lambda state, counters: None, lambda: False
         )
         began = time.perf_counter()
-        self.state, self.counters = run_loop(
-            self.learner, self.environment, config, self.state, self.counters, hooks
-        )
+        self.state, self.counters = self.host_loop.run(self.state, self.counters, hooks)
         jax.block_until_ready(self.state)
         return (time.perf_counter() - began) / steps
 

@@ -41,7 +41,11 @@ def trained(learner: Learner, num_ticks: int = 12) -> TrainState:
     return state
 
 
-ENVIRONMENT = {"physics": np.array([1 / 3, 1e-300]), "steps_left": np.array(7), "random": np.arange(3, dtype=np.uint32)}
+ENVIRONMENT = {
+    "physics": np.array([1 / 3, 1e-300]),
+    "steps_left": np.array(7),
+    "random": np.arange(3, dtype=np.uint32),
+}
 
 
 def saved(state: TrainState) -> Saved:
@@ -100,13 +104,15 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
             checkpoints.save(saved(state), Counters(step, step // 2))
             assert checkpoints.latest_step == step
         checkpoints.save(saved(state), Counters(3000, 7))  # is there already
-        checkpoints.save(saved(state), Counters(500, 7))  # was passed
         assert checkpoints.steps() == [200, 3000]
     assert KEPT == 2
     assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["200", "3000"]
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.restore(learner, 3000)[1] == Counters(3000, 1500)
         assert checkpoints.restore(learner, 200)[1] == Counters(200, 100)
+        checkpoints.go_back_to(200)
+        checkpoints.save(saved(state), Counters(700, 7))
+        assert checkpoints.steps() == [200, 700]
 
 
 def test_a_buffer_that_was_not_full_may_be_restored_into_a_smaller_one(tmp_path: Path):

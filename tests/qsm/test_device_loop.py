@@ -76,11 +76,7 @@ def rows_of(state: TrainState, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def same(one: Any, other: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, DeviceStates(one), DeviceStates(other))
-
-
-def DeviceStates(state: TrainState) -> Any:  # noqa: N802
-    return jax.device_get(state)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +198,8 @@ def test_a_failed_simulation_is_counted_and_not_trained_on():
     # Each failure cut an episode short: a FIRST row follows a MID row.
     kinds, size = rows["step_type"], rows["size"]
     cut = sum(
-        int(np.sum((kinds[1 : size[e], e] == FIRST) & (kinds[: size[e] - 1, e] == MID))) for e in range(NUM_ENVS)
+        int(np.sum((kinds[1 : size[e], e] == FIRST) & (kinds[: size[e] - 1, e] == MID)))
+        for e in range(NUM_ENVS)
     )
     assert failures.total.item() == cut > 0
     assert np.isfinite(state.agent.reward_sum).all()

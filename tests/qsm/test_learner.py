@@ -113,7 +113,9 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
         # The buffer must stay the same, so the updates are made without another arrival.
         agent_state, metrics = update(apart.agent, apart.replay, learner.streams, np.int32(i))
         before = jax.device_get(apart.metrics)
-        sums = before | jax.tree.map(np.add, {name: before[name] for name in metrics}, jax.device_get(metrics))
+        sums = before | jax.tree.map(
+            np.add, {name: before[name] for name in metrics}, jax.device_get(metrics)
+        )
         apart = apart._replace(agent=agent_state, metrics=sums)
     for name in ("agent", "metrics"):
         jax.tree.map(
@@ -153,7 +155,9 @@ def test_gamma_comes_from_the_hyperparameters():
     sums = {}
     for gamma in (0.0, 1.0):
         state = learner.init()
-        state = state._replace(agent=state.agent._replace(hyperparameters={"discount": np.full(1, gamma, np.float32)}))
+        state = state._replace(
+            agent=state.agent._replace(hyperparameters={"discount": np.full(1, gamma, np.float32)})
+        )
         # One closed window, of rewards 1 and 4.
         for tick, step_type in ((0, StepType.FIRST), (1, StepType.MID), (4, StepType.MID)):
             action, updates = np.zeros((1, 1, 1), np.float32), np.int32(tick == 4)
@@ -173,7 +177,9 @@ def test_metrics_are_means_over_the_updates_they_happened_in(monkeypatch: pytest
     fetch = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(tree) or fetch(tree))
     state, metrics = learner.drain(state)
-    assert metrics == [{"tally/step": np.mean([2, 3, 4, 5, 6]), "tally/odd": np.mean([3, 5]), FAILURE_RATE: 0}]
+    assert metrics == [
+        {"tally/step": np.mean([2, 3, 4, 5, 6]), "tally/odd": np.mean([3, 5]), FAILURE_RATE: 0}
+    ]
     assert len(fetches) == 1
     state, metrics = learner.drain(learn(learner, state, 10, first_update=8, num_updates=1))
     assert metrics == [{"tally/step": 8, FAILURE_RATE: 0}]

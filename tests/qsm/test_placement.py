@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-import agents
+from agents.sac import SAC, SACConfig
 from envs.vector import VectorEnvironment
 from qsm.config import RunConfig
 from qsm.device_loop import DeviceLoop
@@ -17,11 +17,21 @@ from qsm.placement import Placement
 from tests.probe_device_environments import ActionReward
 
 TICKS, UPDATES = 4, 10
+CONFIG = SACConfig(hidden_sizes=(8,), batch_size=16)
+
+
+class Double(SAC):
+    """SAC in float64, where that is switched on."""
+
+    def init(self, key: jax.Array) -> Any:
+        return jax.tree.map(
+            lambda leaf: leaf.astype(float) if leaf.dtype == np.float32 else leaf, super().init(key)
+        )
 
 
 def advanced(num_devices: int | None, seeds: tuple[int, ...], num_envs: int) -> TrainState:
-    """A QSM agent after random ticks and `UPDATES` updates."""
-    agent = agents.make_agent("qsm", 2, 1, hidden_sizes=(16, 16), batch_size=16, denoising_steps=2)
+    """An agent after random ticks and `UPDATES` updates."""
+    agent = Double(CONFIG, 2, 1)
     environment = VectorEnvironment(ActionReward(episode_steps=3), num_envs)
     placement = Placement(num_devices, len(seeds), num_envs, 16)
     learner = Learner(agent, environment.spec, seeds, 64 * num_envs, num_envs, placement)
@@ -46,9 +56,7 @@ def close(one: Any, other: Any, rtol: float) -> None:
 
 @pytest.mark.parametrize(("seeds", "num_envs"), [(tuple(range(8)), 2), ((3,), 8)], ids=["seeds", "batch"])
 @pytest.mark.parametrize(("x64", "rtol"), [(False, 1e-4), (True, 1e-9)], ids=["float32", "float64"])
-def test_eight_devices_learn_what_one_learns(
-    seeds: tuple[int, ...], num_envs: int, x64: bool, rtol: float
-):
+def test_eight_devices_learn_what_one_learns(seeds: tuple[int, ...], num_envs: int, x64: bool, rtol: float):
     assert len(jax.devices()) == 8
     with jax.enable_x64(x64):
         one = advanced(None, seeds, num_envs)

@@ -1,0 +1,209 @@
+"""Runs trained together leave what each leaves alone; one that diverges is held; the group goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.sac import SACConfig
+from envs import dmc
+from envs.api import SimulationError, TimeStep
+from qsm import checkpoint
+from qsm.config import LaunchOptions, RunConfig
+from qsm.csvfile import read_csv
+from qsm.errors import UserError
+from qsm.group import Member, common_step, members
+from qsm.learner import FAILURE_RATE
+from qsm.train import Outcome, train
+from tests.probe_environments import ObservationReward
+
+OPTIONS: dict[str, Any] = {
+    "steps": 40,
+    "random_steps": 10,
+    "replay_capacity": 1000,
+    "eval_interval": 20,
+    "eval_episodes": 2,
+    "log_interval": 10,
+    "checkpoint_interval": 15,
+    "wandb": "disabled",
+}
+CONFIG = SACConfig(hidden_sizes=(8,), batch_size=8)
+
+
+class Task(ObservationReward):
+    """Random episodes of one step; calls `at_step` before each with its number."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.seed = seed
+        self.num_steps = 0
+        self.at_step: Callable[[Task], None] = lambda task: None
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        self.num_steps += 1
+        self.at_step(self)
+        return super().step(action)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """The environments that were made; those of training first."""
+    tasks: list[Task] = []
+
+    def make(task: str, seed: int, action_repeat: int) -> Task:
+        tasks.append(Task(seed))
+        return tasks[-1]
+
+    monkeypatch.setattr(dmc, "make_env", make)
+    return tasks
+
+
+def group(
+    root: Path, seeds: int = 2, seed: int = 0, sweep: str | None = None, **changes: Any
+) -> list[Member]:
+    launch = LaunchOptions(num_seeds=seeds, sweep=sweep)
+    config = RunConfig(**(OPTIONS | {"seed": seed} | changes))
+    return members("sac", "probe", CONFIG, config, launch, root=root)
+
+
+def run(root: Path, **arguments: Any) -> Outcome:
+    return train("sac", "probe", group(root, **arguments))
+
+
+def at_steps(made: list[Task], monkeypatch: pytest.MonkeyPatch, at_step: Callable[[Task], None]) -> None:
+    """Has `at_step` called by every environment made from now on."""
+    make = dmc.make_env
+
+    def make_watched(*arguments: Any) -> Any:
+        task: Any = make(*arguments)
+        task.at_step = at_step
+        return task
+
+    monkeypatch.setattr(dmc, "make_env", make_watched)
+
+
+def status(path: Path) -> dict[str, Any]:
+    return json.loads((path / "status.json").read_text())
+
+
+def folder(root: Path, seed: int, name: str = "sac") -> Path:
+    return root / "dm_control" / "probe" / name / f"seed_{seed}"
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    """Rows without what depends on the clock."""
+    return [{name: value for name, value in row.items() if "second" not in name} for row in read_csv(path)]
+
+
+def test_seeds_trained_together_are_what_each_is_alone(made: list[Task], tmp_path: Path):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    assert run(together) == run(alone, seeds=1, seed=1) == "finished"
+    ours, theirs = folder(together, 1), folder(alone, 1)
+    assert json.loads((ours / "config.json").read_text()) == json.loads((theirs / "config.json").read_text())
+    names = {path.relative_to(ours) for path in ours.iterdir()}
+    assert names == {path.relative_to(theirs) for path in theirs.iterdir()}
+    for file in ("train.csv", "eval.csv"):
+        one, other = rows(ours / file), rows(theirs / file)
+        assert [row["step"] for row in one] == [row["step"] for row in other]
+        for a, b in zip(one, other, strict=True):
+            assert a.keys() == b.keys()
+            # The same draws; the order in which sums are taken differs.
+            np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-3, atol=1e-5)
+    first = [row["critic/loss"] for row in rows(folder(together, 0) / "train.csv")[1:]]
+    second = [row["critic/loss"] for row in rows(ours / "train.csv")[1:]]
+    assert not np.allclose(first, second)
+
+
+def test_a_group_is_resumed_bit_for_bit_and_each_can_be_gone_on_with_alone(
+    made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole) == "finished"
+
+    def fail(task: Task) -> None:
+        if task.num_steps == 33:
+            raise OSError("the machine is gone")
+
+    with monkeypatch.context() as patch:
+        at_steps(made, patch, fail)
+        with pytest.raises(OSError, match="gone"):
+            run(parts)
+    assert status(folder(parts, 0))["state"] == "failed"
+    assert run(parts) == "finished"
+    for seed in (0, 1):
+        for file in ("train.csv", "eval.csv"):
+            assert rows(folder(parts, seed) / file) == rows(folder(whole, seed) / file)
+
+
+def test_one_that_diverges_is_held_and_the_others_go_on(
+    made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    runs = members(
+        "sac",
+        "probe",
+        CONFIG,
+        RunConfig(**OPTIONS),
+        LaunchOptions(sweep="critic_learning_rate=0.001,10"),
+        root=tmp_path,
+    )
+    poisoned = runs[1].path
+
+    original = ObservationReward._reward
+    # Whose square is beyond float32, in the environment of the second run.
+    monkeypatch.setattr(
+        ObservationReward,
+        "_reward",
+        lambda self, action: 3e38 if self is made[1] else original(self, action),
+    )
+    assert train("sac", "probe", runs) == "diverged"
+    good = runs[0].path
+    assert status(good)["state"] == "finished"
+    assert status(poisoned)["state"] == "failed"
+    assert status(poisoned)["message"].startswith("diverged by step 15: ")  # before it was saved
+    assert [row["step"] for row in rows(good / "train.csv")] == [10, 20, 30, 40]
+    assert [row["step"] for row in rows(poisoned / "train.csv")] == [10]
+    assert all(np.isfinite(list(row.values())).all() for row in rows(good / "train.csv"))
+    text = capsys.readouterr().out
+    assert "critic_learning_rate=10 seed 0 diverged by step 15" in text
+    assert list((poisoned / "checkpoints").iterdir()) == []  # nothing that is not finite is kept
+    # The same command again: one is finished, the other is tried anew, here in a world that was mended.
+    assert train("sac", "probe", runs) == "finished"
+    assert f"{good} is finished" in capsys.readouterr().out
+
+
+def test_a_simulation_that_fails_is_counted_and_the_run_goes_on(
+    made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(task: Task) -> None:
+        if task is made[0] and task.num_steps in (5, 25):
+            task._steps = 1  # no episode is under way
+            raise SimulationError("diverged")
+
+    at_steps(made, monkeypatch, fail)
+    assert run(tmp_path, seeds=1) == "finished"
+    table = rows(folder(tmp_path, 0) / "train.csv")
+    assert [row[FAILURE_RATE] for row in table] == pytest.approx([0.1, 0, 0.1, 0])
+
+
+def test_runs_without_a_common_step_are_told_apart():
+    assert common_step([[], []], ["a", "b"]) is None
+    assert common_step([[10, 20], [20, 30]], ["a", "b"]) == 20
+    with pytest.raises(UserError, match=r"seed 0 at 20, seed 1 at the beginning.* give its --seed$"):
+        common_step([[10, 20], []], ["seed 0", "seed 1"])
+
+
+def test_a_group_of_which_some_are_finished_trains_the_rest(
+    made: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, seeds=1, seed=1) == "finished"
+    before = (folder(tmp_path, 1) / "train.csv").read_bytes()
+    assert run(tmp_path, seeds=2) == "finished"
+    assert f"{folder(tmp_path, 1)} is finished (40 steps); nothing to do." in capsys.readouterr().out
+    assert (folder(tmp_path, 1) / "train.csv").read_bytes() == before
+    assert status(folder(tmp_path, 0))["state"] == "finished"
+    assert len(list((folder(tmp_path, 0) / "checkpoints").iterdir())) == checkpoint.KEPT
