@@ -38,7 +38,9 @@ def orthogonal(scale: float) -> Initializer:
             x = x / jnp.linalg.norm(x)
             # 60 steps lift even a singular value of 1e-10; about 20 are the rule.
             x, _, _ = jax.lax.while_loop(
-                lambda carry: (jnp.abs(carry[1]).max() > 1e-5) & (carry[2] < 60), step, (x, excess(x), 0)
+                lambda carry: (jnp.abs(carry[1]).max() > 1e-5) & (carry[2] < 60),
+                step,
+                (x, excess(x), jnp.zeros((), jnp.int32)),
             )
         return scale * (x if rows >= columns else x.T).reshape(shape)
 

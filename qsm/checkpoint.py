@@ -43,13 +43,14 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
         )
+        several: dict[str, Any] = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT,
             enable_async_checkpointing=False,
             read_only=read_only,
             # orbax makes no folder where processes are named.
             create=jax.process_count() == 1,
-            **({"multiprocessing_options": alone} if jax.process_count() > 1 else {}),
+            **several,
         )
         if jax.process_count() > 1 and not read_only:
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.api import Arrival, HostEnvironment, SimulationError, StepType, TimeStep
+from envs.api import Arrival, HostEnvironment, SimulationError, StepType, TimeStep, time_step
 from qsm.config import RunConfig
 from qsm.evaluate import Evaluation, evaluate
 from qsm.learner import Learner, TrainState
@@ -41,7 +41,7 @@ class HostLoop:
         self.schedule = Schedule.of(config, spec.action_repeat, n_step)
         self._action: Any = None  # [S, 1, A] for the next step; None before the first
         blank = np.zeros(spec.observation_size, np.float32)
-        self._blank = TimeStep(np.array(StepType.FIRST, np.int8), np.float32(0), np.float32(1), blank)
+        self._blank = time_step(StepType.FIRST, 0.0, 1.0, blank)
         self._no_reset = _stack([self._blank] * learner.num_seeds)
         # Shared by every step that has no reset; nothing writes to them, as JAX reads NumPy arguments in place.
         self._never = np.zeros((learner.num_seeds, 1), bool)

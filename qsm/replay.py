@@ -125,7 +125,9 @@ def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key:
 
     key, first_key = jax.random.split(key)
     _, age, env, valid, _ = jax.lax.while_loop(
-        lambda carry: ~carry[3].all() & (carry[4] < MAX_ROUNDS), redraw, (key, *propose(first_key), 1)
+        lambda carry: ~carry[3].all() & (carry[4] < MAX_ROUNDS),
+        redraw,
+        (key, *propose(first_key), jnp.ones((), jnp.int32)),
     )
     batch = _transition(replay, (oldest[env] + age) % num_rows, env, discount, n)
     return batch._replace(reward=jnp.where(valid, batch.reward, jnp.nan))
@@ -209,5 +211,6 @@ def from_rows(empty: Replay, saved: dict[str, np.ndarray]) -> Replay:
             storage[: len(age)] = np.where(kept, np.asarray(saved[name])[source, env], 0)
         return storage
 
-    fields = {name: load(name) for name in ROW_FIELDS}
-    return Replay(**fields, cursor=(size % num_rows).astype(np.int32), size=size.astype(np.int32))
+    fields: dict[str, Any] = {name: load(name) for name in ROW_FIELDS}
+    fields |= {"cursor": (size % num_rows).astype(np.int32), "size": size.astype(np.int32)}
+    return Replay(**fields)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import agents
-from agents.api import Agent, Mean
+from agents.api import Agent
 from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
 from qsm import memory, replay, rundir, runtime
 from qsm.checkpoint import Checkpoints, Saved
@@ -261,7 +261,7 @@ def _restore(
         raise UserError(f"the environment saved at step {step:,} cannot be restored: {error}") from error
     agents_ = jax.tree.map(lambda *leaves: np.stack(leaves), *[one.agent for one in parts])
     metrics = {
-        name: Mean(*(np.stack(sums) for sums in zip(*(one.metrics[name] for one in parts), strict=True)))
+        name: jax.tree.map(lambda *sums: np.stack(sums), *(one.metrics[name] for one in parts))
         for name in stand_in.metrics
     }
     state = learner.place(agents_, [one.replay for one in parts], metrics, environment)  # type: ignore[arg-type]
@@ -290,7 +290,7 @@ class Session:
         self.failures: dict[int, str] = {
             i: str(runs[i].status().get("message", DIVERGED)) for i, is_held in enumerate(held) if is_held
         }
-        self.writers: list[MetricWriter] = []
+        self.writers: dict[int, MetricWriter] = {}
         self.is_writer = runtime.is_writer()
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
@@ -306,14 +306,9 @@ class Session:
         """The files of the runs, open."""
         with contextlib.ExitStack() as stack:
             if self.is_writer:
-                self.writers = [
-                    stack.enter_context(
-                        MetricWriter(run, self.config.wandb, resume_step, self.display.warn)
-                        if i not in self.failures
-                        else contextlib.nullcontext()
-                    )
-                    for i, run in enumerate(self.runs)
-                ]
+                for i in self.going:
+                    writer = MetricWriter(self.runs[i], self.config.wandb, resume_step, self.display.warn)
+                    self.writers[i] = stack.enter_context(writer)
             yield
 
     def hooks(self, should_stop: Callable[[], bool]) -> Hooks:

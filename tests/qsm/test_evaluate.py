@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -46,6 +46,12 @@ class Scripted:
         self.actions.append(float(action[0]))
         step_type = StepType.LAST if self._tick == self.num_ticks else StepType.MID
         return time_step(step_type, float(action[0]) + self._tick, 1.0, self._observe())
+
+    def save(self) -> dict[str, np.ndarray]:
+        raise NotImplementedError  # evaluation saves nothing
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
         return np.full(1, self.seeds[-1] % 1000, np.float32)

@@ -67,7 +67,8 @@ def group(
     root: Path, seeds: int = 2, seed: int = 0, sweep: str | None = None, **changes: Any
 ) -> list[Member]:
     launch = LaunchOptions(num_seeds=seeds, sweep=sweep)
-    config = RunConfig(**(OPTIONS | {"seed": seed} | changes))
+    options: dict[str, Any] = OPTIONS | {"seed": seed} | changes
+    config = RunConfig(**options)
     return members("sac", "probe", CONFIG, config, launch, root=root)
 
 

@@ -91,7 +91,7 @@ def test_learning_goes_on_in_place():
     agent_state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), learner.agent_template()
     )
-    state = TrainState(agent_state, *jax.eval_shape(lambda: (learner.empty_replay(), learner._zeros())), ())
+    state = TrainState(agent_state, jax.eval_shape(learner.empty_replay), jax.eval_shape(learner._zeros), ())
     arguments = (np.zeros((1, 1, 1), np.float32), arrival(StepType.FIRST, 0), np.int32(0), np.int32(1))
     compiled = learner._learn.lower(state, learner.streams, *arguments, learner.active).compile()
     memory = compiled.memory_analysis()
