@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +17,7 @@ from jax.experimental import multihost_utils
 import agents
 from agents.api import Agent
 from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
-from qsm import memory, replay, rundir, runtime
+from qsm import memory, rundir, runtime
 from qsm.checkpoint import Checkpoints, Saved
 from qsm.config import LaunchOptions, RunConfig
 from qsm.device_loop import DeviceLoop
@@ -29,11 +26,10 @@ from qsm.errors import UserError
 from qsm.group import DIVERGED, Member, common_step
 from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
-from qsm.loop import Counters, Hooks, Loop, Schedule
-from qsm.metrics import MetricWriter
+from qsm.loop import Counters, Loop, Schedule
 from qsm.placement import Placement
+from qsm.session import Outcome, Session, some
 
-Outcome = Literal["finished", "interrupted", "diverged"]
 POLL_INTERVAL = {"dm_control": 64, "mjx": 1}
 """How often several processes agree on whether to stop: every so many ticks, or dispatches of the device loop."""
 
@@ -91,10 +87,10 @@ def train(
         header = {
             "agent": agent_name,
             "task": f"{task} ({launch.backend})",
-            "runs": _some([member.label for member in members]),
+            "runs": some([member.label for member in members]),
             "device": f"{device.device_kind} ({placement.describe()})",
             "memory": memory_line,
-            "folder": _some([str(run.path) for run in runs], 1),
+            "folder": some([str(run.path) for run in runs], 1),
         }
         display = stack.enter_context(
             Display(
@@ -267,169 +263,6 @@ def _restore(
     state = learner.place(agents_, [one.replay for one in parts], metrics, environment)  # type: ignore[arg-type]
     learner.active[:] = ~np.array(held)
     return state, counters
-
-
-class Session:
-    """What happens between steps, for every run of the group: evaluation, metrics, checkpoints, status."""
-
-    def __init__(
-        self,
-        members: Sequence[Member],
-        runs: Sequence[rundir.RunDir],
-        loop: Loop,
-        display: Display,
-        checkpoints: Sequence[Checkpoints],
-        held: Sequence[bool],
-        start: Counters,
-    ) -> None:
-        self.members, self.runs, self.loop = members, runs, loop
-        self.display, self.checkpoints = display, checkpoints
-        self.config = members[0].config
-        self.step = start.step
-        self.last_returns: list[float | None] = [run.status().get("last_return") for run in runs]
-        self.failures: dict[int, str] = {
-            i: str(runs[i].status().get("message", DIVERGED)) for i, is_held in enumerate(held) if is_held
-        }
-        self.writers: dict[int, MetricWriter] = {}
-        self.is_writer = runtime.is_writer()
-        self._logged_at = time.perf_counter()
-        self._logged_step: int | None = None
-        self._evaluation_seconds = 0.0
-
-    @property
-    def going(self) -> list[int]:
-        """The runs that are not held."""
-        return [i for i in range(len(self.runs)) if i not in self.failures]
-
-    @contextmanager
-    def writing(self, resume_step: int | None) -> Iterator[None]:
-        """The files of the runs, open."""
-        with contextlib.ExitStack() as stack:
-            if self.is_writer:
-                for i in self.going:
-                    writer = MetricWriter(self.runs[i], self.config.wandb, resume_step, self.display.warn)
-                    self.writers[i] = stack.enter_context(writer)
-            yield
-
-    def hooks(self, should_stop: Callable[[], bool]) -> Hooks:
-        def nothing_left() -> bool:
-            return not self.going or should_stop()
-
-        return Hooks(self.on_step, self.on_evaluation, self.on_metrics, self.on_checkpoint, nothing_left)
-
-    def on_step(self, step: int) -> None:
-        self.step = step
-        self.display.progress(step)
-
-    def on_evaluation(self, step: int, state: TrainState) -> None:
-        began = time.perf_counter()
-        jax.block_until_ready(state.agent)  # what is left of the last update is not evaluation time
-        began_evaluating = time.perf_counter()
-        results = self.loop.evaluate(state, step)
-        ended = time.perf_counter()
-        for i, result in enumerate(results):
-            if result is None:
-                continue
-            metrics = result.metrics()
-            self.last_returns[i] = metrics["return_mean"]
-            if self.is_writer:
-                self.writers[i].write("eval", step, metrics | {"seconds": ended - began_evaluating})
-                self.runs[i].write_status("running", step, self.config.steps, metrics["return_mean"])
-        done = [result for result in results if result is not None]
-        if len(self.runs) == 1 and done:
-            self.display.evaluation(step, done[0].returns)
-        elif done:
-            self.display.evaluation(step, [float(np.mean(result.returns)) for result in done])
-        self._evaluation_seconds += ended - began
-
-    def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
-        state, means = self.loop.learner.drain(state)
-        self.hold_diverged(step, means)
-        now = time.perf_counter()
-        common = {"loop/num_updates": float(num_updates)}
-        if self._logged_step is not None:
-            seconds = now - self._logged_at - self._evaluation_seconds
-            common["loop/steps_per_second"] = (step - self._logged_step) / max(seconds, 1e-9)
-        self._logged_at, self._logged_step, self._evaluation_seconds = now, step, 0.0
-        if self.is_writer:
-            for i in self.going:
-                self.writers[i].write("train", step, means[i] | common)
-        return state
-
-    def on_checkpoint(self, state: TrainState, counters: Counters) -> None:
-        self.hold_diverged(counters.step, self.loop.learner.means(state))
-        self.save(state, counters)
-
-    def hold_diverged(self, step: int, means: Sequence[dict[str, float]]) -> None:
-        """Holds the runs whose numbers are no longer finite and says so; the others go on."""
-        for i in self.going:
-            wrong = [name for name, value in means[i].items() if not math.isfinite(value)]
-            if not wrong:
-                continue
-            newest = self.checkpoints[i].latest_step
-            self.failures[i] = f"{DIVERGED} by step {step:,}: {wrong[0]} is {means[i][wrong[0]]}"
-            self.loop.learner.active[i] = False
-            kept = (
-                f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
-            )
-            self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
-            if self.is_writer:
-                self.runs[i].write_status(
-                    "failed", step, self.config.steps, self.last_returns[i], self.failures[i]
-                )
-
-    def save(self, state: TrainState, counters: Counters) -> None:
-        """Checkpoints every run that goes on, one after the other."""
-        placement = self.loop.learner.placement
-        for i in self.going:
-            # On several processes all of them gather, and one writes.
-            saved = Saved(
-                placement.member(state.agent, i),
-                replay.rows(placement.member(state.replay, i)),
-                placement.member(state.metrics, i),
-                self.loop.save(state, i),
-            )
-            if self.is_writer:
-                self.checkpoints[i].save(saved, counters)
-
-    def fail(self, error: BaseException) -> None:
-        """Notes in every run why it ended."""
-        state: rundir.State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        if self.is_writer:
-            for i in self.going:
-                self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], reason)
-
-    def finish(self, end: Counters) -> Outcome:
-        """Notes how the runs ended and says what to do next."""
-        finished = end.step >= self.config.steps
-        for i in self.going if self.is_writer else ():
-            state: rundir.State = "finished" if finished else "interrupted"
-            self.runs[i].write_status(state, end.step, self.config.steps, self.last_returns[i])
-        lines = [
-            f"Failed   {self.members[i].label} {reason}. Try again alone with another --seed or other options"
-            for i, reason in self.failures.items()
-        ]
-        if finished and self.going:
-            paths = [self.runs[i].path for i in self.going]
-            above = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
-            lines += [
-                f"Run      {_some([str(path) for path in paths], 1)}",
-                f"Play     qsm eval {paths[0]}",
-                f"Look     qsm dashboard {above}",
-            ]
-        elif self.going:
-            lines += [f"Stopped and saved at step {end.step:,}. Go on with the same command."]
-        self.display.finish(lines)
-        if self.going and not finished:
-            return "interrupted"
-        return "diverged" if self.failures else "finished"
-
-
-def _some(texts: Sequence[str], number: int = 8) -> str:
-    """The first of `texts`, and how many there are besides."""
-    more = f" and {len(texts) - number} more" if len(texts) > number else ""
-    return ", ".join(texts[:number]) + more
 
 
 @contextmanager
