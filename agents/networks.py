@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,40 +16,70 @@ Initializer = Callable[..., jax.Array]
 
 
 def orthogonal(scale: float) -> Initializer:
-    """Uniformly distributed (Haar) matrices with orthonormal rows or columns, whichever are fewer, times `scale`.
-
-    The polar factor of a Gaussian matrix, by Newton-Schulz steps, which multiply a small singular value by 1.5. Matrix
-    products alone, for flax's own takes a QR factorisation: on the CPU, programs that held it and ran at the same time
-    (one for each seed) stood still for minutes on two cores with jaxlib 0.10.2.
-    """
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        rows, columns = math.prod(shape[:-1]), shape[-1]
-        x = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
-
-        def excess(x: jax.Array) -> jax.Array:
-            return x.T @ x - jnp.eye(x.shape[1], dtype=dtype)
-
-        def step(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            x, gram, count = carry
-            x = x - 0.5 * x @ gram
-            return x, excess(x), count + 1
-
-        with jax.default_matmul_precision("float32"):
-            x = x / jnp.linalg.norm(x)
-            # 60 steps lift even a singular value of 1e-10; about 20 are the rule.
-            x, _, _ = jax.lax.while_loop(
-                lambda carry: (jnp.abs(carry[1]).max() > 1e-5) & (carry[2] < 60),
-                step,
-                (x, excess(x), jnp.zeros((), jnp.int32)),
-            )
-        return scale * (x if rows >= columns else x.T).reshape(shape)
-
-    return init
+    """Marks a kernel that `init` makes orthogonal, times `scale`."""
+    return nn.initializers.constant(scale)
 
 
 # Orthogonal hidden layers scaled for ReLU are what the strong public SAC baselines use.
 hidden_init = orthogonal(math.sqrt(2.0))
+
+
+def init(module: nn.Module, key: jax.Array, *inputs: Any) -> Any:
+    """Parameters of `module`, in the place of its own `init`, which leaves each kernel filled with its scale.
+
+    All kernels are drawn together, which compiles twice as fast as an initialiser for each.
+    """
+    rest_key, kernel_key = jax.random.split(key)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(module.init(rest_key, *inputs))
+    names = [path[-1].key for path, _ in leaves]
+    shapes = [leaf.shape for name, (_, leaf) in zip(names, leaves, strict=True) if name == "kernel"]
+    drawn = iter(haar(kernel_key, shapes))
+    values = [
+        leaf * next(drawn) if name == "kernel" else leaf
+        for name, (_, leaf) in zip(names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, values)
+
+
+def haar(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """Uniformly distributed matrices `[..., I, O]` of `shapes` with orthonormal rows or columns, whichever are fewer.
+
+    The polar factors of Gaussian matrices, by Newton-Schulz steps, which multiply a small singular value by 1.5.
+    Matrix products alone, for flax's own initialiser takes a QR factorisation: on the CPU, programs that held it and
+    ran at the same time (one for each seed) stood still for minutes on two cores with jaxlib 0.10.2.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    ends = list(itertools.accumulate(sizes))
+    normal = jax.random.normal(key, (sum(sizes),), jnp.float32)
+
+    def upright(x: jax.Array) -> jax.Array:
+        return x if x.shape[-2] >= x.shape[-1] else x.swapaxes(-1, -2)
+
+    def excess(x: jax.Array) -> jax.Array:
+        return x.swapaxes(-1, -2) @ x - jnp.eye(x.shape[-1])[None]
+
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        matrices, grams, count = carry
+        matrices = [x - 0.5 * x @ gram for x, gram in zip(matrices, grams, strict=True)]
+        return matrices, [excess(x) for x in matrices], count + 1
+
+    def goes_on(carry: tuple[Any, ...]) -> jax.Array:
+        _, grams, count = carry
+        # 60 steps lift even a singular value of 1e-10; about 20 are the rule.
+        return jnp.stack([jnp.abs(gram).max() > 1e-5 for gram in grams]).any() & (count < 60)
+
+    matrices = [
+        upright(normal[end - size : end].reshape(-1, *shape[-2:]))
+        for size, end, shape in zip(sizes, ends, shapes, strict=True)
+    ]
+    with jax.default_matmul_precision("float32"):
+        matrices = [x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) for x in matrices]
+        carry = (matrices, [excess(x) for x in matrices], jnp.zeros((), jnp.int32))
+        matrices, _, _ = jax.lax.while_loop(goes_on, step, carry)
+    return [
+        (x if x.shape[-2:] == shape[-2:] else x.swapaxes(-1, -2)).reshape(shape)
+        for x, shape in zip(matrices, shapes, strict=True)
+    ]
 
 
 def mish(x: jax.Array) -> jax.Array:

@@ -275,8 +275,8 @@ class QSM:
         score_key, critic_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
         action = jnp.zeros((1, self.action_size))
-        score_params = self.score.init(score_key, observation, action, jnp.ones((1,), jnp.int32))
-        critic_params = self.critic.init(critic_key, observation, action)
+        score_params = networks.init(self.score, score_key, observation, action, jnp.ones((1,), jnp.int32))
+        critic_params = networks.init(self.critic, critic_key, observation, action)
         return State(
             score_params=score_params,
             score_optimizer=critics.adam_init(score_params),

@@ -89,8 +89,8 @@ class SAC:
         actor_key, critic_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
         action = jnp.zeros((1, self.action_size))
-        actor_params = self.actor.init(actor_key, observation)
-        critic_params = self.critic.init(critic_key, observation, action)
+        actor_params = networks.init(self.actor, actor_key, observation)
+        critic_params = networks.init(self.critic, critic_key, observation, action)
         log_temperature = jnp.asarray(math.log(self.config.initial_temperature), jnp.float32)
         return State(
             actor_params=actor_params,

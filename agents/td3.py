@@ -79,8 +79,8 @@ class TD3:
         actor_key, critic_key = jax.random.split(key)
         observation = jnp.zeros((1, self.observation_size))
         action = jnp.zeros((1, self.action_size))
-        actor_params = self.actor.init(actor_key, observation)
-        critic_params = self.critic.init(critic_key, observation, action)
+        actor_params = networks.init(self.actor, actor_key, observation)
+        critic_params = networks.init(self.critic, critic_key, observation, action)
         return State(
             actor_params=actor_params,
             actor_optimizer=critics.adam_init(actor_params),

@@ -1,12 +1,14 @@
 """The device loop: environments, replay and updates in one compiled program. Knows no algorithm by name.
 
 Between two events (logging, evaluation, checkpoint) everything stays on the device: one dispatch runs up to `CHUNK`
-ticks, its state is donated, and metrics come over once.
+ticks, as many as take about `DISPATCH_SECONDS`, its state is donated, and metrics come over once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from qsm.memory import size_of
 
 CHUNK = 1024
 """Ticks of one dispatch at most."""
+DISPATCH_SECONDS = 1.0
+"""How long a dispatch may take: so often progress is shown and Ctrl-C heard. The numbers do not depend on it."""
 
 
 class DeviceLoop:
@@ -70,9 +74,12 @@ class DeviceLoop:
         step, num_updates = counters
         if step == 0:
             hooks.on_evaluation(step, state)
+        pace = Pace()
         while step < self.schedule.steps and not hooks.should_stop():
-            ticks = min((self.schedule.next_event(step) - step) // self.steps_per_tick, CHUNK)
-            state, num_updates = self.advance(state, step, num_updates, ticks)
+            to_event = (self.schedule.next_event(step) - step) // self.steps_per_tick
+            ticks = min(to_event, pace.ticks)
+            advance = functools.partial(self.advance, state, step, num_updates, ticks)
+            state, num_updates = pace.dispatch(ticks, advance)
             step += ticks * self.steps_per_tick
             state = self.schedule.events(step, state, num_updates, hooks)
         return state, Counters(step, num_updates)
@@ -184,6 +191,32 @@ class DeviceLoop:
         environment, arrival = self.environment.step(state.environment, action, streams.environment)
         state = state._replace(environment=environment)
         return self.learner.learn_one(state, streams, action, arrival, first_update, num_updates, active)
+
+
+class Pace:
+    """How many ticks to dispatch at once, from how long the last ones took.
+
+    Several processes must dispatch alike and have clocks of their own: they take `CHUNK` always.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.ticks = CHUNK if jax.process_count() > 1 else 1
+        self._clock = clock
+        self._is_first = True
+
+    def dispatch(self, ticks: int, program: Callable[[], tuple[TrainState, int]]) -> tuple[TrainState, int]:
+        """What `program` of `ticks` ticks gives, finished."""
+        if jax.process_count() > 1:
+            return program()
+        began = self._clock()
+        state, num_updates = jax.block_until_ready(program())
+        seconds = self._clock() - began
+        if not self._is_first:  # that one mostly compiled
+            # Slowly up and at once down: ticks of the random start are much cheaper than those that learn.
+            there = int(ticks / max(seconds, 1e-6) * DISPATCH_SECONDS)
+            self.ticks = max(1, min(CHUNK, 4 * self.ticks, there))
+        self._is_first = False
+        return state, num_updates
 
 
 class DevicePlayer:

@@ -278,7 +278,7 @@ class Learner:
 
         def update(i: jax.Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
             agent_state, sums = carry
-            new_state, metrics = self.update_one(agent_state, buffer, streams, first_update + i)
+            new_state, metrics = self.update_one(agent_state, buffer, streams, first_update + i, active)
             added = jax.tree.map(jnp.add, {name: sums[name] for name in metrics}, metrics)
             return self._held(active, (new_state, sums | added), carry)
 
@@ -286,12 +286,13 @@ class Learner:
         return TrainState(agent_state, buffer, sums, state.environment)
 
     def update_one(
-        self, agent_state: Any, buffer: Replay, streams: Streams, count: jax.Array
+        self, agent_state: Any, buffer: Replay, streams: Streams, count: jax.Array, active: Any = True
     ) -> tuple[Any, Metrics]:
-        """One update, the `count`-th, from a batch of its own."""
+        """One update, the `count`-th, from a batch of its own; of any batch unless `active`."""
         discount = agent_state.hyperparameters["discount"]
         key = jax.random.fold_in(streams.replay, count)
-        batch = self.placement.constrain_batch(replay.sample(buffer, self.agent.sampling, discount, key))
+        batch = replay.sample(buffer, self.agent.sampling, discount, key, active)
+        batch = self.placement.constrain_batch(batch)
         return self.agent.update(agent_state, batch, jax.random.fold_in(streams.update, count), count)
 
     @staticmethod

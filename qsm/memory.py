@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import psutil
 
-from qsm import replay
+from qsm import replay, runtime
 from qsm.errors import UserError
 from qsm.learner import Learner
 
@@ -38,15 +38,17 @@ def check(learner: Learner, environment_bytes: int) -> str:
     Raises:
       UserError: it does not fit; names the largest replay capacity that would.
     """
-    devices = (
-        learner.placement.mesh.devices.ravel() if learner.placement.mesh is not None else jax.devices()[:1]
-    )
-    # The CPU's devices share one memory; others have one each, over which seeds or environments are divided.
-    number = 1 if devices[0].platform == "cpu" else len(devices)
+    mesh = learner.placement.mesh
+    devices = list(mesh.devices.ravel()) if mesh is not None else jax.local_devices()[:1]
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    # The CPU's devices share the memory of their host; others have one each. Seeds or environments are divided evenly.
+    number = jax.process_count() if devices[0].platform == "cpu" else len(devices)
     spec, seeds = learner.spec, learner.num_seeds
     rows = seeds * learner.num_rows * learner.num_envs
     replay_bytes = rows * replay.bytes_per_row(spec.observation_size, spec.action_size)
-    free = number * min(available_bytes(device) for device in devices)
+    # The least of all processes, so that they come to the same verdict.
+    least = runtime.least(min(available_bytes(device) for device in local))
+    free = number * least
     line = f"replay {show(replay_bytes)}"
     if environment_bytes:
         line += f", environments {show(environment_bytes)}"

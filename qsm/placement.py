@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -129,7 +130,10 @@ class Placement:
     def _put(self, tree: Any, sharding: Any) -> Any:
         if self.mesh is None:
             return jax.device_put(tree)
-        return jax.device_put(tree, sharding)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, sharding)
+        # device_put would first send all of it to every process, to see whether they agree.
+        return jax.tree.map(_put_part, tree, jax.tree.broadcast(sharding, tree))
 
     def fetch(self, tree: Any) -> Any:
         """Copies to the host, on every process, whatever devices it lies on."""
@@ -182,3 +186,13 @@ class Placement:
         if self.mode != "batch":
             return batch
         return jax.lax.with_sharding_constraint(batch, self._sharding(AXIS))  # type: ignore[arg-type]
+
+
+def _put_part(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """The array that all processes hold whole, or divided already, on the devices of all of them."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put_part(jax.random.key_data(leaf), sharding))
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(lambda array: array, out_shardings=sharding)(leaf)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

@@ -93,7 +93,9 @@ MAX_ROUNDS = 1_000
 """Rounds of rejection after which a buffer counts as one without a valid start."""
 
 
-def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key: jax.Array) -> Transition:
+def sample(
+    replay: Replay, sampling: Sampling, discount: jax.Array | float, key: jax.Array, wanted: Any = True
+) -> Transition:
     """A batch of n-step transitions, uniform over valid starts and environments. All arrays are fresh.
 
     A row is a valid start if another row of its episode follows and its window is closed: n rows have been written
@@ -104,6 +106,7 @@ def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key:
 
     Args:
       discount: gamma per row; an argument so that it may be a swept hyperparameter.
+      wanted: `[]` bool; where false any rows will do, so that a seed that is held keeps no other waiting.
     """
     num_rows, num_envs = replay.step_type.shape
     oldest = (replay.cursor - replay.size) % num_rows  # [N]
@@ -114,7 +117,7 @@ def sample(replay: Replay, sampling: Sampling, discount: jax.Array | float, key:
         age_key, env_key = jax.random.split(key)
         age = jax.random.randint(age_key, (sampling.batch_size,), 0, newest)
         env = jax.random.randint(env_key, (sampling.batch_size,), 0, num_envs)
-        return age, env, _is_start(replay, oldest[env], age, env, n)
+        return age, env, _is_start(replay, oldest[env], age, env, n) | ~jnp.asarray(wanted)
 
     def redraw(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         key, age, env, valid, count = carry

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from qsm.config import MatmulPrecision
 from qsm.errors import UserError
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+CACHE_BYTES = 2 << 30
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept: `qsm/xla` in the user's cache folder, or what CACHE_VARIABLE names."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given)
+    """Where compiled programs are kept: `qsm/xla` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "qsm" / "xla"
 
 
-def use_cache(warn: Callable[[str], None]) -> None:
-    """Keeps compiled programs across starts; without a folder to write to, every start compiles."""
+def use_cache() -> str | None:
+    """Keeps compiled programs across starts, at most `CACHE_BYTES` of them, the least recently used removed first.
+
+    Where CACHE_VARIABLE is set the user has chosen, and JAX's own variables rule. To be called before anything is
+    compiled.
+
+    Returns:
+      A warning, where there is no folder to write to and every start will compile anew.
+    """
+    if os.environ.get(CACHE_VARIABLE):
+        return None
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        warn(f"compiled programs are not kept ({error}); set {CACHE_VARIABLE} to a folder for them")
-        return
+        return f"compiled programs are not kept ({error}); set {CACHE_VARIABLE} to a folder for them"
+    if not os.access(folder, os.W_OK):
+        return f"compiled programs are not kept ({folder} cannot be written); set {CACHE_VARIABLE} to a folder for them"
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    # With a bound JAX locks the folder, so that of two processes neither reads what the other is still writing.
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return None
 
 
 def set_precision(precision: MatmulPrecision) -> None:
@@ -89,3 +104,37 @@ def join_processes() -> None:
 def is_writer() -> bool:
     """True in the one process that writes the run."""
     return jax.process_index() == 0
+
+
+def of_writer(values: np.ndarray) -> np.ndarray:
+    """`values` as the writing process has them, on every process: what is read from disk is decided once."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
+
+
+def least(number: int) -> int:
+    """The least `number` of all processes."""
+    if jax.process_count() == 1:
+        return number
+    # JAX would make an int32 of it: rounded down to kB, that holds up to 2 TB.
+    return int(np.min(multihost_utils.process_allgather(np.array(number >> 10, np.int32)))) << 10
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """No process passes before all have; a `UserError` of one stops all, for the others would wait for it in vain.
+
+    Raises:
+      UserError: of this process, or else one that points to the output of another.
+    """
+    error = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    if jax.process_count() > 1:
+        failed = multihost_utils.process_allgather(np.array(error is not None))
+        if error is None and np.any(failed):
+            first = int(np.flatnonzero(failed)[0])
+            error = UserError(f"process {first} of this run cannot go on; its output says why")
+    if error is not None:
+        raise error

@@ -65,6 +65,7 @@ class Session:
                 for i in self.going:
                     writer = MetricWriter(self.runs[i], self.config.wandb, resume_step, self.display.warn)
                     self.writers[i] = stack.enter_context(writer)
+                    self.runs[i].write_status("running", self.step, self.config.steps, self.last_returns[i])
             yield
 
     def hooks(self, should_stop: Callable[[], bool]) -> Hooks:
@@ -133,6 +134,8 @@ class Session:
                 self.runs[i].write_status(
                     "failed", step, self.config.steps, self.last_returns[i], self.failures[i]
                 )
+                if i in self.writers:
+                    self.writers.pop(i).close(failed=True)
 
     def save(self, state: TrainState, counters: Counters) -> None:
         """Checkpoints every run that goes on, one after the other."""

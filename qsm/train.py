@@ -33,6 +33,9 @@ from qsm.session import Outcome, Session, some
 POLL_INTERVAL = {"dm_control": 64, "mjx": 1}
 """How often several processes agree on whether to stop: every so many ticks, or dispatches of the device loop."""
 
+NO_STEP = -1
+"""In place of the step to resume from, where all runs begin."""
+
 
 def train(
     agent_name: str,
@@ -52,37 +55,43 @@ def train(
     """
     launch = launch or LaunchOptions()
     runtime.join_processes()
-    builder = _Builder(agent_name, task, launch, members)
+    cache_warning = runtime.use_cache()
     is_writer = runtime.is_writer()
     # Whether it fits is known before a folder is made.
-    placement, loop, memory_line = builder.build(members)
+    with runtime.together():
+        builder = _Builder(agent_name, task, launch, members)
+    with runtime.together():
+        placement, loop, memory_line = builder.build(members)
     with contextlib.ExitStack() as stack:
-        runs = [_open(member, agent_name, task, launch.backend, command, is_writer) for member in members]
-        unfinished = [i for i, run in enumerate(runs) if not run.finished]
-        for i in set(range(len(runs))) - set(unfinished):
-            if is_writer:
+        with runtime.together():
+            runs = [_open(member, agent_name, task, launch.backend, command, is_writer) for member in members]
+        finished = runtime.of_writer(np.array([run.finished for run in runs]))
+        for run, member in zip(runs, members, strict=True):
+            if run.finished and is_writer:
                 print(
-                    f"{runs[i].path} is finished ({members[i].config.steps:,} steps); nothing to do. "
-                    f"Look at it with: qsm eval {runs[i].path}"
+                    f"{run.path} is finished ({member.config.steps:,} steps); nothing to do. "
+                    f"Look at it with: qsm eval {run.path}"
                 )
-        if not unfinished:
+        if finished.all():
             return "finished"
-        if len(unfinished) < len(members):
+        if finished.any():
+            unfinished = np.flatnonzero(~finished)
             members, runs = [members[i] for i in unfinished], [runs[i] for i in unfinished]
-            placement, loop, memory_line = builder.build(members)
-        checkpoints = [
-            stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs
-        ]
-        held = [str(run.status().get("message", "")).startswith(DIVERGED) for run in runs]
-        if all(held):
-            held = [False] * len(runs)  # asked for again: let them show it again
-        step = _step_to_resume(members, checkpoints, held)
-        if step is None:
-            held = [False] * len(runs)  # all begin anew
-        elif is_writer:
-            for one in checkpoints:
-                one.go_back_to(step)
-        state, start = _restore(loop, checkpoints, held, step) if step is not None else (None, Counters(0, 0))
+            with runtime.together():
+                placement, loop, memory_line = builder.build(members)
+        with runtime.together():
+            checkpoints = [
+                stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs
+            ]
+            where = (
+                _where_to_resume(members, runs, checkpoints) if is_writer else np.zeros(len(runs) + 1, int)
+            )
+        # Decided by the process that writes: the others might still see the disk as it was.
+        *held, step = runtime.of_writer(where).tolist()
+        step = None if step == NO_STEP else step
+        with runtime.together():
+            restored = _restore(loop, checkpoints, held, step) if step is not None else (None, Counters(0, 0))
+        state, start = restored
         device = jax.devices()[0]
         header = {
             "agent": agent_name,
@@ -101,7 +110,8 @@ def train(
                 quiet=not is_writer,
             )
         )
-        runtime.use_cache(display.warn)
+        if cache_warning:
+            display.warn(cache_warning)
         session = Session(members, runs, loop, display, checkpoints, held, start)
         if is_writer:
             for run in runs:
@@ -228,12 +238,23 @@ def _open(
     return rundir.RunDir(member.path, resolved, command)
 
 
-def _step_to_resume(
-    members: Sequence[Member], checkpoints: Sequence[Checkpoints], held: Sequence[bool]
-) -> int | None:
-    """The step that all runs but the held ones go on from; None where they begin."""
-    going = [i for i, is_held in enumerate(held) if not is_held]
-    return common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
+def _where_to_resume(
+    members: Sequence[Member], runs: Sequence[rundir.RunDir], checkpoints: Sequence[Checkpoints]
+) -> np.ndarray:
+    """`[S + 1]` which runs are held from the beginning (1), and the step that the others go on from, or `NO_STEP`.
+
+    Removes the checkpoints after that step.
+    """
+    held = np.array([str(run.status().get("message", "")).startswith(DIVERGED) for run in runs])
+    if held.all():
+        held[:] = False  # asked for again: let them show it again
+    going = np.flatnonzero(~held)
+    step = common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
+    if step is None:
+        return np.array([*np.zeros_like(held), NO_STEP])
+    for one in checkpoints:
+        one.go_back_to(step)
+    return np.array([*held, step])
 
 
 def _restore(
@@ -261,7 +282,7 @@ def _restore(
         for name in stand_in.metrics
     }
     state = learner.place(agents_, [one.replay for one in parts], metrics, environment)  # type: ignore[arg-type]
-    learner.active[:] = ~np.array(held)
+    learner.active[:] = ~np.array(held, bool)
     return state, counters
 
 

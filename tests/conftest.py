@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of these tests' time is compilation, and most programs are compiled by many of them: kept from test to test and
+# from run to run, for each test process by itself, as JAX locks no cache without a bound. `make clean` removes it.
+_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Eight devices for the tests of sharding. One thread a program, for several test processes share the cores, and a
 # pool that waits for a core costs more than it gains. (Compiling without optimisation would be quicker, but with jaxlib
 # 0.10.2 SAC's samples then come out as NaN now and then.)
@@ -16,8 +22,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
-import hypothesis
-import jax
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -34,7 +34,7 @@ def small_agent(name: str, **overrides: Any) -> Any:
 @functools.cache
 def initial(agent: Any, seed: int = 0) -> Any:
     """The agent's initial state, computed once."""
-    return agent.init(jax.random.key(seed))
+    return jax.jit(agent.init)(jax.random.key(seed))
 
 
 def with_hyperparameters(state: Any, **values: float) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from agents import networks
 
@@ -27,10 +29,14 @@ def apply(network: nn.Module, *inputs: Any, method: str | None = None) -> Any:
     return jitted(network, method)(*inputs)
 
 
+def initialised(network: nn.Module, key: jax.Array, *inputs: Any) -> Any:
+    return jax.jit(functools.partial(networks.init, network))(key, *inputs)
+
+
 @functools.cache
 def critic(num_critics: int, layer_norm: bool = False) -> tuple[networks.CriticEnsemble, Any]:
     ensemble = networks.CriticEnsemble(num_critics, (8, 8), layer_norm)
-    return ensemble, ensemble.init(jax.random.key(0), *critic_inputs())
+    return ensemble, initialised(ensemble, jax.random.key(0), *critic_inputs())
 
 
 @functools.cache
@@ -40,7 +46,42 @@ def score_network(
     settings: dict[str, Any] = {"sizes": (16, 8), "time_embedding_size": 6, "time_sizes": (5, 4)} | options
     network = networks.ScoreNetwork(observation_size=3, action_size=2, **settings)
     inputs = (*critic_inputs(), jnp.array([1, 2, 3, 4, 5, 5]))
-    return network, network.init(jax.random.key(1), *inputs), inputs
+    return network, initialised(network, jax.random.key(1), *inputs), inputs
+
+
+# ---- Initialisation -----------------------------------------------------------------------------------------------
+
+
+def test_kernels_are_orthogonal_and_scaled():
+    """Tall, wide and square ones, alone and in ensembles; hidden ones by sqrt(2), the last by its own scale."""
+    mlp = networks.MLP((12, 12, 5), 3, output_scale=0.5)
+    params = initialised(mlp, jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    kernels = [params[f"Dense_{i}"]["kernel"] for i in range(4)]
+    ensemble = initialised(networks.CriticEnsemble(2, (8, 8)), jax.random.key(1), *critic_inputs())
+    members = [leaf for leaf in jax.tree.leaves(ensemble) if leaf.ndim == 3]
+    assert [leaf.shape for leaf in (*kernels, *members)] == [
+        *((4, 12), (12, 12), (12, 5), (5, 3)),
+        *((2, 5, 8), (2, 8, 8), (2, 8, 1)),
+    ]
+    scales = [*(math.sqrt(2), math.sqrt(2), math.sqrt(2), 0.5), *(math.sqrt(2), math.sqrt(2), 1.0)]
+    for stack, scale in zip((*kernels, *members), scales, strict=True):
+        for kernel in np.asarray(stack, np.float64).reshape(-1, *stack.shape[-2:]):
+            x = kernel / scale
+            gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
+            np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
+    biases = [leaf for leaf in jax.tree.leaves((params, ensemble)) if leaf.shape[-1:] and leaf.ndim < 2]
+    assert biases and all(np.all(leaf == 0) for leaf in biases)
+
+
+def test_orthogonal_matrices_are_uniformly_distributed():
+    """4,000 rotations and reflections of three dimensions: columns uniform on the sphere, half of them mirrored."""
+    (x,) = jax.jit(networks.haar, static_argnums=1)(jax.random.key(2), ((4000, 3, 3),))
+    x = np.asarray(x, np.float64)
+    assert abs((np.linalg.det(x) > 0).mean() - 0.5) < 0.03
+    for column in range(3):
+        for row in range(3):
+            # Archimedes: a coordinate of a uniform point on the sphere is uniform in [-1, 1].
+            assert stats.kstest(x[:, row, column], stats.uniform(-1, 2).cdf).pvalue > 1e-3
 
 
 # ---- Critics ------------------------------------------------------------------------------------------------------
@@ -165,7 +206,7 @@ def test_score_network_tells_levels_apart():
 def test_tanh_gaussian_holds_its_log_std_to_the_limits():
     actor = networks.TanhGaussian(2, (8,))
     observation = critic_inputs()[0]
-    params = actor.init(jax.random.key(0), observation)
+    params = initialised(actor, jax.random.key(0), observation)
     output = params["params"]["MLP_0"]["Dense_1"]
     for bias, limit in ((-100.0, -20.0), (100.0, 2.0)):
         output["bias"] = jnp.full((4,), bias)
@@ -178,6 +219,6 @@ def test_tanh_gaussian_holds_its_log_std_to_the_limits():
 def test_deterministic_actor_starts_in_the_middle_and_stays_in_the_box():
     actor = networks.DeterministicActor(2, (8,))
     observation = critic_inputs()[0]
-    params = actor.init(jax.random.key(0), observation)
+    params = initialised(actor, jax.random.key(0), observation)
     assert float(jnp.abs(apply(actor, params, observation)).max()) < 0.1
     assert float(jnp.abs(apply(actor, params, 1e4 * observation)).max()) <= 1.0

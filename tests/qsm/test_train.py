@@ -27,9 +27,10 @@ from qsm.errors import UserError
 from qsm.group import Member
 from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
-from qsm.loop import Counters, Hooks, updates_due
+from qsm.loop import Counters, updates_due
 from qsm.train import Outcome, train
 from tests.probe_environments import TruncatedReward
+from tests.recorder import Recorder
 from tests.tally_agent import TallyAgent
 
 EPISODE_STEPS = 3
@@ -54,31 +55,6 @@ class Task(TruncatedReward):
         self.num_steps += 1
         self.at_step(self.num_steps)
         return super().step(action)
-
-
-@dataclasses.dataclass
-class Recorder:
-    """Hooks that write down when they are called."""
-
-    should_stop: Callable[[], bool] = lambda: False
-    steps: list[int] = dataclasses.field(default_factory=list)
-    evaluations: list[int] = dataclasses.field(default_factory=list)
-    metrics: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    checkpoints: list[Counters] = dataclasses.field(default_factory=list)
-
-    def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
-        self.metrics.append((step, num_updates))
-        return state
-
-    @property
-    def hooks(self) -> Hooks:
-        return Hooks(
-            self.steps.append,
-            lambda step, state: self.evaluations.append(step),
-            self.on_metrics,
-            lambda state, counters: self.checkpoints.append(counters),
-            self.should_stop,
-        )
 
 
 def options(**changes: Any) -> RunConfig:
