@@ -1,4 +1,4 @@
-"""Learning curves of finished and running runs: one CSV and one figure per task.
+"""Learning curves of finished and running runs: one CSV and one figure for each task and simulator.
 
     python scripts/learning_curves.py runs --output results/learning_curves
 
@@ -43,14 +43,16 @@ class Options:
 
 
 def collect(folders: tuple[Path, ...]) -> dict[str, Curves]:
-    """Evaluations by task, agent (with its label) and seed."""
+    """Evaluations by task (with its simulator, where that is not dm_control), agent (with its label) and seed."""
     tasks: dict[str, Curves] = collections.defaultdict(lambda: collections.defaultdict(dict))
     for folder in folders:
         for path in find_runs(folder):
             run = load_run(path)
             if rows := read_csv(run.eval_csv):
                 label = run.config["agent"] + "".join(path.parent.name.partition("@")[1:])
-                tasks[run.config["task"]][label][run.config["run_config"]["seed"]] = rows
+                backend = run.config["backend"]
+                task = run.config["task"] + ("" if backend == "dm_control" else f" ({backend})")
+                tasks[task][label][run.config["run_config"]["seed"]] = rows
     return tasks
 
 
@@ -116,7 +118,9 @@ def main() -> None:
         )
     options.output.mkdir(parents=True, exist_ok=True)
     for task, curves in sorted(tasks.items()):
-        table, figure = options.output / f"{task}.csv", options.output / f"{task}.png"
+        # `cheetah-run (mjx)` is kept in cheetah-run_mjx.csv: scores of two simulators share no file.
+        stem = task.replace(" (", "_").rstrip(")")
+        table, figure = options.output / f"{stem}.csv", options.output / f"{stem}.png"
         write_table(table, curves)
         draw(figure, task, curves)
         print(f"{task}: {table} and {figure}")

@@ -1,10 +1,15 @@
-"""How fast training runs, against two limits measured in the same run: its own bare update and matrix multiplication.
+"""How fast training runs: over agents, seeds and environments, against limits measured in the same run.
 
-    python scripts/speed.py [--task cheetah-run] [--agents qsm qsm-clean sac td3] [--output speed.json]
+    python scripts/speed.py --output results/speed/NAME.json [--parts agents seeds host device processes]
 
-For each agent, blocks of the whole host loop (environment, replay, updates, logging; evaluation apart) take turns with
-blocks of the bare update on a fixed batch, so that a drift of the machine's speed touches both alike. Quote medians
-and ratios.
+- agents: the whole host loop of each agent beside its bare update on a fixed batch.
+- seeds: updates alone, of S seeds in one program.
+- host: the host loop (dm_control) of S seeds in one program.
+- device: the device loop (MJX) of N environments, and of S seeds, beside the same ticks without updates.
+- processes: one process a core, each with one seed of the host loop, all at once.
+
+What is compared takes turns in blocks, so that a drift of the machine's speed touches all alike; rates are medians over
+blocks, and ratios medians of ratios within a round. `scripts/speed_figure.py` draws the JSON.
 """
 
 from __future__ import annotations
@@ -13,226 +18,259 @@ import dataclasses
 import json
 import os
 import platform
-import time
-from collections.abc import Callable
+import statistics
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import speed_cases as cases  # beside this file
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-import agents
-from agents.api import Transition
-from envs import dmc
-from envs.api import StepType, TimeStep
-from qsm import replay
-from qsm.config import RunConfig
-from qsm.host_loop import HostLoop
-from qsm.learner import Learner, TrainState
-from qsm.loop import Counters, Hooks
-from qsm.rundir import package_versions
+from qsm.rundir import git_commit, package_versions
+
+Part = Literal["agents", "seeds", "host", "device", "processes"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Measure training speed."""
 
-    task: str = "cheetah-run"
-    """Task to train on."""
+    parts: tuple[Part, ...] = get_args(Part)
+    """What to measure."""
     agents: tuple[str, ...] = ("qsm", "qsm-clean", "sac", "td3")
-    """Agents to measure, at their defaults."""
-    blocks: int = 9
-    """Blocks of each kind, in turn."""
-    block_steps: int = 200
-    """Environment steps, or updates, in a block."""
-    capacity: int = 1_000_000
-    """Rows of the replay buffer."""
+    """Agents of the part `agents`, at their defaults."""
+    agent: str = "qsm"
+    """Agent of the other parts, at its defaults."""
+    task: str = "cheetah-run"
+    """Task of the host loop; the parts that simulate nothing have its sizes."""
+    device_task: str = "cartpole-swingup"
+    """Task of the device loop."""
+    seeds: tuple[int, ...] = (1, 4, 16)
+    """Numbers of seeds S."""
+    num_envs: tuple[int, ...] | None = None
+    """Numbers of environments N of the device loop; by default up to 128 on a CPU and 4096 elsewhere."""
+    replay_ratio: str = "1/16"
+    """Updates per environment step in the device loop."""
+    blocks: int = 7
+    """Blocks of each case, in turn."""
+    block_seconds: float = 1.0
+    """How long a block takes, about."""
+    capacity: int = 100_000
+    """Rows of each seed's replay buffer."""
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    """Layers of every network."""
+    batch_size: int = 256
+    """Transitions in a batch."""
     output: Path | None = None
-    """JSON file to write beside the printed table."""
+    """JSON file to write beside the printed tables; written anew after every part."""
 
 
-def seconds_per_call(call: Callable[[], Any], calls: int) -> float:
-    """Mean time of `calls` calls that need not wait for one another, waited for at the end."""
-    began = time.perf_counter()
-    result = None
-    for _ in range(calls):
-        result = call()
-    jax.block_until_ready(result)
-    return (time.perf_counter() - began) / calls
+class Report:
+    """What was measured, printed and written as it comes."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.console = Console(width=None if sys.stdout.isatty() else 160)
+        device = jax.devices()[0]
+        self.content: dict[str, Any] = {
+            "command": " ".join(sys.argv),
+            "commit": git_commit(),
+            "device": device.device_kind,
+            "platform": device.platform,
+            "machine": platform.machine(),
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+            "packages": package_versions(),
+            "rows": [],
+        }
+
+    def add(self, part: str, rows: list[dict[str, Any]]) -> None:
+        """Prints a table of `rows` and writes everything so far."""
+        self.content["rows"] += [{"part": part} | row for row in rows]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        table = Table(*(name.replace("_", " ") for name in names), title=part)
+        for row in rows:
+            table.add_row(*(show(row.get(name)) for name in names))
+        self.console.print(table)
+        if self.options.output is not None:
+            self.options.output.parent.mkdir(parents=True, exist_ok=True)
+            self.options.output.write_text(json.dumps(self.content, indent=1) + "\n")
 
 
-def matmul_rate(batch: int, width: int, blocks: int) -> float:
-    """GFLOP/s of a chain of `[batch, width] x [width, width]` products, the shape of an update's work."""
-    chain = jax.jit(lambda x, w: jax.lax.fori_loop(0, 50, lambda _, y: y @ w, x))
-    x, w = jnp.ones((batch, width)), jnp.eye(width)
-    chain(x, w).block_until_ready()
-    times = [seconds_per_call(lambda: chain(x, w), 4) for _ in range(blocks)]
-    return 50 * 2 * batch * width**2 / float(np.median(times)) / 1e9
+def show(value: Any) -> str:
+    """Three digits of a number, or thousands."""
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def replay_milliseconds(
-    capacity: int, observation_size: int, action_size: int, blocks: int, width: int
-) -> float:
-    """One insert and one sample of `width` transitions, from a full buffer."""
-    buffer = jax.jit(lambda: replay.create(capacity, 1, observation_size, action_size))()
-    buffer = buffer._replace(
-        size=jnp.full(1, capacity, jnp.int32), step_type=jnp.full((capacity, 1), StepType.MID, jnp.int8)
-    )
-    sampling = agents.config_class("sac")(batch_size=width).sampling
-
-    def program(
-        buffer: replay.Replay, action: Any, time_step: TimeStep, key: Any
-    ) -> tuple[replay.Replay, Transition]:
-        buffer = replay.insert(buffer, action, time_step)
-        return buffer, replay.sample(buffer, sampling, 0.99, key)
-
-    step = jax.jit(program, donate_argnums=0)
-    observation, action = np.zeros((1, observation_size), np.float32), np.zeros((1, action_size), np.float32)
-    one = np.ones(1, np.float32)
-    time_step = TimeStep(np.full(1, StepType.MID, np.int8), one, one, observation)
-    keys = jax.random.split(jax.random.key(0), 1 + 200 * blocks)
-    buffer, _ = step(buffer, action, time_step, keys[0])
-    times = []
-    for block in range(blocks):
-        chosen = [keys[1 + 200 * block + i] for i in range(200)]
-        jax.block_until_ready(chosen)
-        began = time.perf_counter()
-        for key in chosen:
-            buffer, batch = step(buffer, action, time_step, key)
-        jax.block_until_ready(batch)
-        times.append((time.perf_counter() - began) / 200)
-    return 1e3 * float(np.median(times))
+def processor() -> str:
+    """The processor's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-class Bench:
-    """One agent's whole loop and bare update."""
-
-    def __init__(self, name: str, options: Options) -> None:
-        self.environment = dmc.make_env(options.task, seed=0)
-        spec = self.environment.spec
-        self.agent = agents.make_agent(name, spec.observation_size, spec.action_size)
-        self.learner = Learner(self.agent, spec, 0, options.capacity)
-        self.host_loop = HostLoop(self.learner, [self.environment], [], RunConfig())
-        self.state = self.host_loop.begin()
-        self.counters = Counters(0, 0)
-        batch = self.agent.sampling.batch_size
-        rng = np.random.RandomState(0)
-        shapes = ((batch, spec.observation_size), (batch, spec.action_size), (batch,), (batch,))
-        values = [jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in (*shapes, shapes[0])]
-        self.batch = Transition(*values)
-        self.agent_state = self.agent.init(jax.random.key(0))
-        self.stream = jax.random.key(1)
-        self.update = jax.jit(self._update, donate_argnums=0)
-
-    def _update(self, state: Any, batch: Transition, count: jax.Array) -> Any:
-        key = jax.random.fold_in(self.stream, count)
-        return self.agent.update(state, batch, key, count)
-
-    def loop(self, steps: int) -> float:
-        """Seconds per environment step of the whole loop, one update a step, logging every 1,000."""
-        end = self.counters.step + steps
-        self.host_loop.schedule = self.host_loop.schedule._replace(steps=end, random_steps=1)
-
-        def log(step: int, state: TrainState, num_updates: int) -> TrainState:
-            return self.learner.drain(state)[0]
-
-        hooks = Hooks(
-            lambda step: None, lambda step, state: None, log, lambda state, counters: None, lambda: False
-        )
-        began = time.perf_counter()
-        self.state, self.counters = self.host_loop.run(self.state, self.counters, hooks)
-        jax.block_until_ready(self.state)
-        return (time.perf_counter() - began) / steps
-
-    def bare(self, updates: int) -> float:
-        """Seconds per update on a fixed batch, nothing else."""
-
-        def once() -> Any:
-            self.agent_state, metrics = self.update(self.agent_state, self.batch, np.int32(1))
-            return metrics
-
-        return seconds_per_call(once, updates)
-
-    def gflop_per_update(self) -> float:
-        """As XLA counts it in the compiled update, averaged over two updates in a row.
-
-        The count is a constant here, so that a branch not taken (TD3's delay, the spread of diffusion policies) is
-        not counted.
-        """
-
-        def flops(count: int) -> float:
-            program = jax.jit(lambda state, batch: self._update(state, batch, jnp.asarray(count, jnp.int32)))
-            return float(program.lower(self.agent_state, self.batch).compile().cost_analysis()["flops"])  # type: ignore[index]
-
-        return (flops(1) + flops(2)) / 2e9
+def compare(parts: list[cases.Case], options: Options) -> dict[str, list[float]]:
+    """Seconds per unit of each case's blocks: one block of each in turn, after one that is not counted."""
+    units = {}
+    for case in parts:
+        case.run(2)
+        pace = case.run(4)
+        units[case.name] = max(4, min(case.most, int(options.block_seconds / pace)))
+    times: dict[str, list[float]] = {case.name: [] for case in parts}
+    for _ in range(options.blocks):
+        for case in parts:
+            times[case.name].append(case.run(units[case.name]))
+    return times
 
 
-def measure(name: str, options: Options, rate: float) -> dict[str, float]:
-    """Medians over blocks, and the median of the paired ratios."""
-    bench = Bench(name, options)
-    bench.loop(20)
-    bench.bare(20)
-    pairs = [
-        (bench.loop(options.block_steps), bench.bare(options.block_steps)) for _ in range(options.blocks)
-    ]
-    loop, bare = np.median(pairs, axis=0)
-    gflop = bench.gflop_per_update()
+def ratio(numerator: list[float], denominator: list[float]) -> float:
+    """Median of the ratios within a round."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def rates(case: cases.Case, times: list[float], matmul: float) -> dict[str, Any]:
+    """What a case does in a second, summed over its seeds, and what it takes."""
+    seconds = statistics.median(times)
+    updates = case.updates_per_unit / seconds
+    gflops = updates * case.gflop_per_update
     return {
-        "steps_per_second": 1 / loop,
-        "updates_per_second": 1 / bare,
-        "loop_to_bare_time": float(np.median([a / b for a, b in pairs])),
-        "gflop_per_update": gflop,
-        "gflop_per_second": gflop / bare,
-        "share_of_matmul_rate": gflop / bare / rate,
+        "env_steps_per_second": case.env_steps_per_unit / seconds or None,
+        "updates_per_second": updates or None,
+        "gflop_per_second": gflops or None,
+        "share_of_matmul_rate": gflops / matmul or None,
+        "spread": (max(times) - min(times)) / seconds,
+        "program_bytes": case.program_bytes(),
+        "compile_seconds": case.compile_seconds,
+        "first_step_seconds": case.first_step_seconds,
     }
 
 
-def main() -> None:
-    """Measures, prints the table, writes the JSON."""
-    options = tyro.cli(Options, description=__doc__)
-    spec = dmc.make_env(options.task, seed=0).spec
-    rate = matmul_rate(256, 256, options.blocks)
-    cost = replay_milliseconds(options.capacity, spec.observation_size, spec.action_size, options.blocks, 256)
-    results = {name: measure(name, options, rate) for name in options.agents}
-
-    console = Console()
-    console.print(
-        f"{options.task}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
-    )
-    console.print(f"matrix multiply [256, 256] x [256, 256]: {rate:.0f} GFLOP/s")
-    console.print(f"replay, {options.capacity:,} rows, insert + sample of 256: {cost:.3f} ms")
-    table = Table(
-        "agent", "steps/s", "updates/s", "loop / bare time", "GFLOP/update", "GFLOP/s", "of matmul rate"
-    )
-    for name, r in results.items():
-        table.add_row(
-            name,
-            f"{r['steps_per_second']:.0f}",
-            f"{r['updates_per_second']:.0f}",
-            f"{r['loop_to_bare_time']:.2f}",
-            f"{r['gflop_per_update']:.2f}",
-            f"{r['gflop_per_second']:.0f}",
-            f"{r['share_of_matmul_rate']:.0%}",
-        )
-    console.print(table)
-    if options.output is not None:
-        report = {
-            "task": options.task,
-            "device": jax.devices()[0].device_kind,
-            "machine": platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
-            "packages": package_versions(),
-            "matmul_gflop_per_second": rate,
-            "replay_milliseconds": cost,
-            "agents": results,
+def measure_agents(options: Options, matmul: float) -> list[dict[str, Any]]:
+    """The whole loop and the bare update of each agent."""
+    rows = []
+    for name in options.agents:
+        loop = cases.HostCase("loop", sizes(options, name), 1)
+        bare = cases.BareUpdate("bare", sizes(options, name))
+        times = compare([loop, bare], options)
+        row = rates(loop, times["loop"], matmul)
+        bare_seconds = statistics.median(times["bare"])
+        row |= {
+            "bare_updates_per_second": 1 / bare_seconds,
+            "loop_to_bare_time": ratio(times["loop"], times["bare"]),
         }
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=2) + "\n")
-        console.print(f"written to {options.output}")
+        rows.append({"agent": name} | row)
+    return rows
+
+
+def measure_seeds(options: Options, matmul: float, kind: type[cases.Case]) -> list[dict[str, Any]]:
+    """S seeds in one program beside one."""
+    made = [kind(f"S={number}", sizes(options, options.agent), number) for number in options.seeds]  # type: ignore[call-arg]
+    times = compare(made, options)
+    rows = []
+    for number, case in zip(options.seeds, made, strict=True):
+        row: dict[str, Any] = {"agent": options.agent, "seeds": number}
+        row |= rates(case, times[case.name], matmul)
+        # 1 where S seeds cost S times as much as one.
+        row["time_to_that_of_seeds_alone"] = ratio(times[case.name], times[made[0].name]) / number
+        rows.append(row)
+    return rows
+
+
+def measure_device(options: Options, matmul: float) -> list[dict[str, Any]]:
+    """Over environments with one seed, then over seeds with the number of environments in the middle."""
+    on_cpu = jax.default_backend() == "cpu"
+    numbers = options.num_envs or ((1, 16, 128) if on_cpu else (1, 16, 256, 1024, 4096))
+    middle = numbers[len(numbers) // 2]
+    wanted = [(1, number) for number in numbers]
+    wanted += [(seeds, middle) for seeds in options.seeds if seeds > 1]
+    environment = cases.mjx_environment(options.device_task)
+    rows = []
+    for seeds, number in wanted:
+        size = sizes(options, options.agent)
+        learning = cases.DeviceCase("learning", size, seeds, number, options.replay_ratio, environment)
+        idle = cases.DeviceCase.without_updates("idle", learning)
+        times = compare([learning, idle], options)
+        row: dict[str, Any] = {"agent": options.agent, "seeds": seeds, "num_envs": number}
+        row |= rates(learning, times["learning"], matmul)
+        row["replay_ratio"] = options.replay_ratio
+        # Simulator, acting and replay writes; what is left is learning.
+        row["share_without_updates"] = ratio(times["idle"], times["learning"])
+        rows.append(row)
+    return rows
+
+
+def measure_processes(options: Options) -> list[dict[str, Any]]:
+    """One process a core, pinned to it, each with one seed of the host loop."""
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{core}.json" for core in cores]
+        arguments = [f"--agent={options.agent}", f"--task={options.task}", "--parts", "host", "--seeds", "1"]
+        arguments += [f"--blocks={options.blocks}", f"--block-seconds={options.block_seconds}"]
+        started = [
+            subprocess.Popen(
+                [sys.executable, __file__, *arguments, "--output", str(file)],
+                preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}),
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            )
+            for core, file in zip(cores, files, strict=True)
+        ]
+        failed = [process.wait() for process in started]
+        if any(failed):
+            sys.exit(f"a measuring process ended with status {max(failed)}; its output is above")
+        found = [json.loads(file.read_text())["rows"][0] for file in files]
+    total = {name: sum(row[name] for row in found) for name in ("env_steps_per_second", "updates_per_second")}
+    return [{"agent": options.agent, "processes": len(cores)} | total]
+
+
+def sizes(options: Options, agent: str) -> cases.Sizes:
+    """What the cases have in common."""
+    return cases.Sizes(agent, options.task, options.capacity, options.hidden_sizes, options.batch_size)
+
+
+def main() -> None:
+    """Measures, prints the tables, writes the JSON."""
+    options = tyro.cli(Options, description=__doc__)
+    with tempfile.TemporaryDirectory() as cache:
+        # Empty, so that compile times are those of a first start; a program is read back to ask for its memory.
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_default_matmul_precision", "float32")
+        report = Report(options)
+        matmul = cases.matmul_rate(options.batch_size, options.hidden_sizes[0], options.blocks)
+        cost = cases.replay_milliseconds(options.capacity, options.blocks, options.batch_size)
+        report.content |= {"matmul_gflop_per_second": matmul, "replay_milliseconds": cost}
+        kind = f"{report.content['device']} {report.content['processor']}, {report.content['cores']} cores"
+        width = options.hidden_sizes[0]
+        product = f"[{options.batch_size}, {width}] x [{width}, {width}]"
+        report.console.print(f"{kind}, jax {jax.__version__}")
+        report.console.print(f"matrix multiply {product}: {matmul:,.0f} GFLOP/s")
+        report.console.print(
+            f"replay, {options.capacity:,} rows, insert and sample of {options.batch_size}: {cost:.3f} ms"
+        )
+        for part in options.parts:
+            if part == "agents":
+                report.add(part, measure_agents(options, matmul))
+            elif part == "seeds":
+                report.add(part, measure_seeds(options, matmul, cases.LearnCase))
+            elif part == "host":
+                report.add(part, measure_seeds(options, matmul, cases.HostCase))
+            elif part == "device":
+                report.add(part, measure_device(options, matmul))
+            else:
+                report.add(part, measure_processes(options))
+        if options.output is not None:
+            report.console.print(f"written to {options.output}")
 
 
 if __name__ == "__main__":

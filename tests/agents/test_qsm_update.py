@@ -40,6 +40,11 @@ def with_samples(agent: Any, actions: Any) -> Any:
     return Sampled(agent.config, agent.observation_size, agent.action_size)
 
 
+def act(agent: Any, state: Any, observation: jax.Array, seed: int, mode: str) -> jax.Array:
+    """`agent.act` as one program: compiling it operation by operation takes longer."""
+    return jax.jit(agent.act, static_argnames="mode")(state, observation, jax.random.key(seed), mode=mode)
+
+
 # ---- Acting -------------------------------------------------------------------------------------------------------
 
 
@@ -47,24 +52,25 @@ def with_samples(agent: Any, actions: Any) -> Any:
 def test_exploration_adds_noise_and_evaluation_none(name: str, std: float):
     agent = with_samples(small_agent(name), lambda key, batch: jnp.full((batch, 2), 0.4))
     state, observation = initial(agent), jnp.zeros((20_000, 3))
-    evaluated = agent.act(state, observation, jax.random.key(0), mode="evaluate")
+    evaluated = act(agent, state, observation, 0, "evaluate")
     np.testing.assert_array_equal(evaluated, jnp.float32(0.4))
-    explored = np.asarray(agent.act(state, observation, jax.random.key(0), mode="explore"))
+    explored = np.asarray(act(agent, state, observation, 0, "explore"))
     assert explored.std() == pytest.approx(std, rel=0.02, abs=1e-6)
     assert explored.mean() == pytest.approx(0.4, abs=0.005)
     loud = with_hyperparameters(state, action_noise=5.0)
-    explored = np.asarray(agent.act(loud, observation, jax.random.key(0), mode="explore"))
+    explored = np.asarray(act(agent, loud, observation, 0, "explore"))
     assert explored.max() == 1.0 and explored.min() == -1.0
 
 
 def test_published_targets_take_noisy_clipped_actions_and_replay_actions_for_the_score():
     agent = with_samples(small_agent("qsm"), lambda key, batch: jnp.full((batch, 2), 0.4))
     batch = small_batch(0, size=20_000)
-    next_action, clean = agent.draw(initial(agent), batch, jax.random.key(0))
+    draw = jax.jit(agent.draw)
+    next_action, clean = draw(initial(agent), batch, jax.random.key(0))
     assert float(next_action.std()) == pytest.approx(0.1, rel=0.02)
-    assert clean is batch.action
+    np.testing.assert_array_equal(clean, batch.action)
     loud = with_hyperparameters(initial(agent), action_noise=5.0)
-    assert float(jnp.abs(agent.draw(loud, batch, jax.random.key(0))[0]).max()) == 1.0
+    assert float(jnp.abs(draw(loud, batch, jax.random.key(0))[0]).max()) == 1.0
 
 
 def test_clean_draws_come_from_the_slow_network_at_both_observations():
@@ -84,13 +90,14 @@ def test_clean_draws_come_from_the_slow_network_at_both_observations():
 def test_clean_acts_with_the_network_that_was_asked_for(with_average: bool):
     agent = small_agent("qsm-clean", act_with_average=with_average)
     state = initial(agent)._replace(draw_params=initial(agent, seed=9).score_params)
-    observation, key = small_batch(0).observation, jax.random.key(3)
-    acted = agent.act(state, observation, key, mode="evaluate")
+    observation = small_batch(0).observation
+    acted = act(agent, state, observation, 3, "evaluate")
+    sample = jax.jit(agent.sample)
     chosen, other = state.score_params, state.draw_params
     if with_average:
         chosen, other = other, chosen
     for params, same in ((chosen, True), (other, False)):
-        expected = agent.sample(params, observation, jax.random.split(jax.random.key(3))[0])
+        expected = sample(params, observation, jax.random.split(jax.random.key(3))[0])
         assert np.allclose(acted, expected, atol=1e-4) == same
 
 
@@ -98,11 +105,12 @@ def test_clean_acts_with_the_network_that_was_asked_for(with_average: bool):
 def test_samples_stay_in_the_box(name: str):
     agent = small_agent(name)
     wild = jax.tree.map(lambda leaf: 100.0 * leaf, initial(agent).score_params)
-    actions = agent.sample(wild, small_batch(0, size=200).observation, jax.random.key(0))
+    actions = jax.jit(agent.sample)(wild, small_batch(0, size=200).observation, jax.random.key(0))
     assert actions.shape == (200, 2)
     assert float(jnp.abs(actions).max()) <= 1.0
     if name == "qsm-clean":
-        unsquashed = agent.sample_unsquashed(wild, small_batch(0, size=200).observation, jax.random.key(0))
+        sample = jax.jit(agent.sample_unsquashed)
+        unsquashed = sample(wild, small_batch(0, size=200).observation, jax.random.key(0))
         assert float(jnp.abs(unsquashed).max()) == pytest.approx(agent.config.sample_clip)
 
 
@@ -120,14 +128,14 @@ def test_evaluation_takes_the_best_sample_by_the_smaller_critic(monkeypatch: pyt
     observation = jnp.array([[0.5, 0, 0], [-0.5, 0, 0], [0.0, 0, 0]])
     state = initial(agent)
     monkeypatch.setattr(networks, "apply", values)
-    chosen = agent.act(state, observation, jax.random.key(0), mode="evaluate")
+    chosen = act(agent, state, observation, 0, "evaluate")
     candidates = np.asarray(draws(jax.random.split(jax.random.key(0))[0], 48)).reshape(3, 16, 2)
     difference = (candidates - np.asarray(observation)[:, None, :1]).sum(axis=2)
     best = np.minimum(difference, -3 * difference).argmax(axis=1)
     np.testing.assert_array_equal(chosen, candidates[np.arange(3), best])
     assert not np.array_equal(best, difference.argmax(axis=1))
     # Exploring takes one sample, however many evaluation weighs.
-    assert agent.act(state, observation, jax.random.key(0), mode="explore").shape == (3, 2)
+    assert act(agent, state, observation, 0, "explore").shape == (3, 2)
 
 
 # ---- Updating -----------------------------------------------------------------------------------------------------
@@ -157,7 +165,8 @@ def test_spread_is_the_std_within_a_state():
     agent = with_samples(
         small_agent("qsm"), lambda key, batch: jnp.tile(jnp.array([[0.1], [0.5]]), (batch // 2, 2))
     )
-    spread = agent.spread(initial(agent), small_batch(0).observation, jax.random.key(0), jnp.asarray(0))
+    observation = small_batch(0).observation
+    spread = jax.jit(agent.spread)(initial(agent), observation, jax.random.key(0), jnp.asarray(0))
     assert float(spread.total) == pytest.approx(0.2, rel=1e-5)
 
 
@@ -192,6 +201,7 @@ def test_update_is_a_pure_function(name: str):
         np.testing.assert_array_equal(leaf, copy)
 
 
+@pytest.mark.slow
 def test_update_is_the_same_without_jit():
     agent = small_agent("qsm-clean")
     plain = agent.update(initial(agent), small_batch(0), jax.random.key(1), jnp.asarray(1))

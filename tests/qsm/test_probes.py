@@ -1,4 +1,4 @@
-"""Every agent solves environments of known value through the real loop, at its defaults, batch size apart.
+"""Every agent solves environments of known value through the real loop: small networks, defaults otherwise.
 
 SAC's values hold its entropy bonus: where it bootstraps, the known value is the soft one, worked out from the
 temperature and the entropy that its policy has in the end.
@@ -31,6 +31,9 @@ from tests.probe_environments import (
 )
 
 NAMES = list(agents.AGENTS)
+# A thirtieth of the arithmetic of the defaults; learning rates follow the width.
+SMALL = {"hidden_sizes": (64, 64), "batch_size": 64}
+LEARNING_RATE = 1e-3
 RANDOM_STEPS = 250
 ACTIONS = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
 
@@ -38,7 +41,7 @@ ACTIONS = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
 @functools.cache
 def learner_of(name: str) -> Learner:
     """One for all probes: they have the same sizes, and what is swept is in the state."""
-    agent = agents.make_agent(name, 1, 1, batch_size=64)
+    agent = agents.make_agent(name, 1, 1, **SMALL)
     return Learner(agent, ConstantReward().spec, seeds=0, capacity=4096)
 
 
@@ -46,6 +49,8 @@ def solve(name: str, environment: HostEnvironment, num_updates: int, **hyperpara
     """The learned state after `num_updates` updates, one an environment step."""
     learner = learner_of(name)
     state = learner.init()
+    rates = [key for key in state.agent.hyperparameters if key.endswith("learning_rate")]
+    hyperparameters = dict.fromkeys(rates, LEARNING_RATE) | hyperparameters
     if unknown := set(hyperparameters) - set(state.agent.hyperparameters):
         raise ValueError(f"{name} has no hyperparameters {unknown}")
     values = {key: jnp.full(1, value, jnp.float32) for key, value in hyperparameters.items()}

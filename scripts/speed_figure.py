@@ -1,0 +1,90 @@
+"""Throughput against seeds and against environments, from what `scripts/speed.py` measured.
+
+    python scripts/speed_figure.py results/speed/*.json --output results/speed/throughput.png
+
+Seeds on the left, environments on the right; both axes are logarithmic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import tyro
+
+matplotlib.use("Agg")
+# Okabe and Ito's palette, told apart by colour-blind readers and in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Draw throughput."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """JSON files of `scripts/speed.py`, one for each machine."""
+    output: Path = Path("results/speed/throughput.png")
+    """PNG file to write."""
+
+
+def name_of(report: dict[str, Any]) -> str:
+    """The machine, for a person."""
+    device = report["device"] if report["platform"] != "cpu" else report["processor"] or "CPU"
+    return f"{device}, {report['cores']} cores"
+
+
+def rows_of(report: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    """What was measured in `part`."""
+    return [row for row in report["rows"] if row["part"] == part]
+
+
+def main() -> None:
+    """Draws updates over seeds on the left, environment steps over environments on the right."""
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        reports = [json.loads(file.read_text()) for file in options.files]
+        reports = [report for report in reports if "rows" in report]
+    except (OSError, ValueError, TypeError) as error:
+        sys.exit(f"not a report of scripts/speed.py: {error}")
+    if not reports:
+        sys.exit(
+            "no report of scripts/speed.py among the files; make one with: python scripts/speed.py --output FILE"
+        )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
+    for colour, report in zip(COLOURS, reports, strict=False):
+        machine = name_of(report)
+        for part, style, what in (("seeds", "-", "updates alone"), ("host", "--", "host loop")):
+            if rows := rows_of(report, part):
+                rates = [row["updates_per_second"] for row in rows]
+                label = f"{machine}: {what} ({rows[0]['agent']})"
+                left.plot([row["seeds"] for row in rows], rates, f"o{style}", color=colour, label=label)
+        alone = [row for row in rows_of(report, "device") if row["seeds"] == 1]
+        if alone:
+            numbers = [row["num_envs"] for row in alone]
+            label = f"{machine}: device loop ({alone[0]['agent']}, replay ratio {alone[0]['replay_ratio']})"
+            right.plot(
+                numbers, [row["env_steps_per_second"] for row in alone], "o-", color=colour, label=label
+            )
+            idle = [row["env_steps_per_second"] / row["share_without_updates"] for row in alone]
+            right.plot(numbers, idle, "o:", color=colour, label=f"{machine}: the same without updates")
+    left.set(title="seeds in one program", xlabel="seeds", ylabel="updates per second, all seeds")
+    right.set(title="environments of one seed", xlabel="environments", ylabel="environment steps per second")
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.grid(alpha=0.25, which="both")
+        axes.legend(frameon=False, fontsize=8)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.savefig(options.output, dpi=150)
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()
