@@ -170,6 +170,32 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def runs(arguments: Sequence[str]) -> int:
+    """`qsm runs [DIR]`: a table for a person, or with tabs between the columns for a program."""
+    parser = Parser(
+        "qsm runs",
+        "List the runs below a folder.",
+        positionals=[Positional("folder", "Folder of the runs.", Path, Path("runs"))],
+    )
+    folder = parser.parse(arguments)["folder"]
+    if not folder.is_dir():
+        raise UserError(f"No folder '{folder}'. Name the folder of your runs: qsm runs FOLDER")
+    from qsm.listing import Row
+    from qsm.listing import rows as list_rows
+
+    found = list_rows(folder)
+    if not found:
+        raise UserError(f"No run below '{folder}'; train one with: qsm train AGENT TASK")
+    title = Row(*(name.replace("_", " ") for name in Row._fields))
+    if not sys.stdout.isatty():
+        print(*("\t".join(row) for row in (title, *found)), sep="\n")
+        return 0
+    widths = [max(map(len, column)) for column in zip(title, *found, strict=True)]
+    for row in (title, *found):
+        print("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
 def tasks(arguments: Sequence[str]) -> int:
     """`qsm tasks`: of both backends with a mark on those that one lacks; one backend's alone, or for a pipe, bare."""
     groups = {"tasks": TasksOptions}
@@ -245,6 +271,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(train, "AGENT TASK [options]", "train an agent on a task, or resume"),
     "eval": Command(evaluate, "RUN [options]", "evaluate a trained agent, or film it"),
+    "runs": Command(runs, "[FOLDER]", "list the runs: how far, how good, why they stopped"),
     "tasks": Command(tasks, "[options]", "list the tasks"),
     "agents": Command(list_agents, "", "list the agents"),
     "dashboard": Command(dashboard, "[RUNS] [options]", "show learning curves in the browser"),

@@ -123,12 +123,19 @@ class LaunchOptions:
     num_devices: int | None = None
     """Devices to divide the seeds, or else the environments and batches, over; none: one."""
 
+    overwrite: bool = False
+    """Remove what the run folders hold and begin anew."""
+    extend_steps: bool = False
+    """Go on with runs that had fewer steps, up to --steps."""
+
     limits: ClassVar[Limits] = {"num_seeds": (1, 4096), "num_devices": (1, 2**20)}
 
     def __post_init__(self) -> None:
         given = {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
         check_limits(self, given)
         self.sweep_values  # noqa: B018  (a bad value is answered at once)
+        if self.overwrite and self.extend_steps:
+            raise ValueError("overwrite removes the run that extend_steps would go on with; give one of them")
 
     @property
     def sweep_values(self) -> tuple[str, tuple[float, ...]] | None:

@@ -17,11 +17,13 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from qsm import lock
 from qsm.errors import UserError, nearest
 
 State = Literal["running", "finished", "failed", "interrupted"]
@@ -206,6 +208,35 @@ def git_commit() -> str | None:
         return None
 
 
+def _with_steps(there: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """`there` with the steps of `here`, where those are more."""
+    try:
+        old, new = there["run_config"]["steps"], here["run_config"]["steps"]
+        if not new > old:
+            return there
+    except (KeyError, TypeError):
+        return there
+    return there | {"run_config": there["run_config"] | {"steps": new}}
+
+
+def empty_run(path: Path, keep: str) -> None:
+    """Removes all that the run at `path` holds but the file `keep`; its configuration last, so that it stays a run.
+
+    Raises:
+      UserError: `path` is no run, or something cannot be removed.
+    """
+    if not is_run(path):
+        raise UserError(f"{path} holds no run to overwrite.")
+    try:
+        for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "config.json"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != keep:
+                entry.unlink()
+    except OSError as error:
+        raise explain(path, error) from error
+
+
 class RunDir:
     """An existing run: its paths, its configuration, its status.
 
@@ -232,8 +263,12 @@ class RunDir:
         self.log = path / "log.txt"
 
     @classmethod
-    def create_or_open(cls, path: str | Path, config: dict[str, Any], command: Sequence[str] = ()) -> RunDir:
+    def create_or_open(
+        cls, path: str | Path, config: dict[str, Any], command: Sequence[str] = (), extend_steps: bool = False
+    ) -> RunDir:
         """Creates the run, or opens the run of the same configuration that is there.
+
+        With `extend_steps` the run that is there may have fewer steps; it then has those of `config`.
 
         Look at `finished` to tell a run that is done, and at `created` to tell a new one. Nothing is written
         in an existing folder, and nothing is left behind by a refusal.
@@ -244,12 +279,12 @@ class RunDir:
         path = Path(path)
         config = json.loads(json.dumps(config, allow_nan=False))
         try:
-            if _is_run(path):
-                return cls._open(path, config, command)
+            if is_run(path):
+                return cls._open(path, config, command, extend_steps)
             present = sorted(path.iterdir()) if path.is_dir() else []
         except OSError as error:
             raise explain(path, error) from error
-        if foreign := [entry.name for entry in present if not _is_temporary(entry)]:
+        if foreign := [entry.name for entry in present if not _is_ours(entry)]:
             raise UserError(
                 f"{path} is not empty and is no run (it holds {foreign[0]!r}); choose another folder with "
                 "--run-dir."
@@ -269,14 +304,18 @@ class RunDir:
         return cls(path, config, command, created=True)
 
     @classmethod
-    def _open(cls, path: Path, config: dict[str, Any], command: Sequence[str]) -> RunDir:
+    def _open(cls, path: Path, config: dict[str, Any], command: Sequence[str], extend_steps: bool) -> RunDir:
         there = read_config(path)
-        if changed := differences(there, config):
+        longer = _with_steps(there, config) if extend_steps else there
+        if changed := differences(longer, config):
             more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-            raise UserError(
-                f"{path} holds a run of other options: {'; '.join(changed[:5])}{more}. Repeat its options to "
-                "go on with it, or start another with --name or --run-dir."
-            )
+            mend = "Repeat its options to go on with it, or start another with --name or --run-dir."
+            if not extend_steps and not differences(_with_steps(there, config), config):
+                mend = "Add --extend-steps to go on with it for longer, or start another with --name or --run-dir."
+            raise UserError(f"{path} holds a run of other options: {'; '.join(changed[:5])}{more}. {mend}")
+        if longer != there:
+            write_json(path / "config.json", longer)
+            there = longer
         run = cls(path, there, command)
         if not run.finished:
             probe = path / f".probe.{os.getpid()}.tmp"
@@ -341,17 +380,19 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        """True where the run reached its last step."""
-        return self.status().get("state") == "finished"
+        """True where the run reached its last step; one that was extended since has not."""
+        status, steps = self.status(), self.config["run_config"].get("steps", 0)
+        return status.get("state") == "finished" and status.get("step", 0) >= steps
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether `path` is the folder of a run."""
     return os.path.exists(path / "config.json")
 
 
-def _is_temporary(path: Path) -> bool:
-    """A file left by `replace_file` in a process that was killed."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+def _is_ours(path: Path) -> bool:
+    """A file left by `replace_file` in a process that was killed, or by `qsm.lock`."""
+    return path.name == lock.NAME or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 def find_runs(path: str | Path, limit: int | None = None) -> Iterator[Path]:
@@ -372,9 +413,9 @@ def load_run(path: str | Path) -> RunDir:
       UserError: there is no run, or it cannot be read; names the runs nearby.
     """
     path = Path(path)
-    if _is_run(path):
+    if is_run(path):
         return RunDir(path, read_config(path))
-    inside = next((parent for parent in path.parents if parent.name and _is_run(parent)), None)
+    inside = next((parent for parent in path.parents if parent.name and is_run(parent)), None)
     if inside is not None:
         raise UserError(f"{path} is no run folder but lies in one; give {inside}.")
     exists = os.path.exists(path)

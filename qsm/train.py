@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from jax.experimental import multihost_utils
 import agents
 from agents.api import Agent
 from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
-from qsm import memory, rundir, runtime
+from qsm import lock, memory, rundir, runtime
 from qsm.checkpoint import Checkpoints, Saved
 from qsm.config import LaunchOptions, RunConfig
 from qsm.device_loop import DeviceLoop
@@ -64,7 +65,7 @@ def train(
         placement, loop, memory_line = builder.build(members)
     with contextlib.ExitStack() as stack:
         with runtime.together():
-            runs = [_open(member, agent_name, task, launch.backend, command, is_writer) for member in members]
+            runs = [_open(member, agent_name, task, launch, command, stack, is_writer) for member in members]
         finished = runtime.of_writer(np.array([run.finished for run in runs]))
         for run, member in zip(runs, members, strict=True):
             if run.finished and is_writer:
@@ -230,12 +231,30 @@ def _check_counts(member: Member, spec: EnvSpec) -> None:
 
 
 def _open(
-    member: Member, agent_name: str, task: str, backend: str, command: Sequence[str], is_writer: bool
+    member: Member,
+    agent_name: str,
+    task: str,
+    launch: LaunchOptions,
+    command: Sequence[str],
+    stack: contextlib.ExitStack,
+    is_writer: bool,
 ) -> rundir.RunDir:
-    resolved = rundir.resolved_config(agent_name, task, backend, member.agent_config, member.config)
-    if is_writer:
+    """The run of `member`, owned by this process until `stack` ends where it is the one that writes."""
+    resolved = rundir.resolved_config(agent_name, task, launch.backend, member.agent_config, member.config)
+    if not is_writer:
+        return rundir.RunDir(member.path, resolved, command)
+
+    def own() -> None:
+        stack.enter_context(lock.owned(member.path, rundir.now(), logging.getLogger(__name__).warning))
+
+    if launch.overwrite and rundir.is_run(member.path):
+        own()
+        rundir.empty_run(member.path, keep=lock.NAME)
         return rundir.RunDir.create_or_open(member.path, resolved, command)
-    return rundir.RunDir(member.path, resolved, command)
+    run = rundir.RunDir.create_or_open(member.path, resolved, command, launch.extend_steps)
+    if not run.finished:
+        own()
+    return run
 
 
 def _where_to_resume(

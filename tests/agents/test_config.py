@@ -136,7 +136,9 @@ def test_agents_are_hashable_values(name: str):
         small_agent(name).config = None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "qsm-clean" else name for name in NAMES]
+)
 def test_every_agent_runs_alone_and_over_a_seed_axis(name: str):
     """Each seed of the axis learns what it would alone."""
     assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]

@@ -113,6 +113,7 @@ def test_observation_reward(name: str):
     np.testing.assert_allclose(values(name, state, -1.0), -1.0, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_delayed_reward(name: str):
     state = solve(name, DelayedReward(), num_updates=1500)
@@ -121,7 +122,9 @@ def test_delayed_reward(name: str):
     np.testing.assert_allclose(values(name, state, 0.0).mean(), expected, atol=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("qsm", "sac") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_a_time_limit_bootstraps(name: str):
     """At gamma 0.5 the value is 2; who takes the limit for a termination learns 4/3."""
     num_updates = 2500 if name == "td3" else 1500  # its targets move in every second update only
@@ -131,6 +134,7 @@ def test_a_time_limit_bootstraps(name: str):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_updates"), [("qsm-clean", 1500), ("sac", 2250), ("td3", 2500)])
 def test_action_reward(name: str, num_updates: int):
     state = solve(name, ActionReward(optimum=0.3), num_updates)
@@ -142,6 +146,7 @@ def test_action_reward(name: str, num_updates: int):
     assert np.mean((actions - 0.3) ** 2) < 0.05  # uniform actions: 0.42
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimum", [-1.0, 1.0])
 def test_action_reward_with_published_qsm(optimum: float):
     """At the paper's score scale every sample goes to a bound, so the optimum lies at one."""

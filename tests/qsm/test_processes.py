@@ -31,7 +31,8 @@ def two_processes(backend: Backend, root: Path, stop_step: int = 0) -> list[tupl
     for index in range(2):
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",  # one device each
+            # One device each.
+            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false",
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(index),

@@ -82,7 +82,9 @@ def test_same_configuration_resumes_and_provenance_grows(tmp_path: Path) -> None
 
 
 def test_finished_run_is_told_apart_and_not_touched(tmp_path: Path) -> None:
-    RunDir.create_or_open(tmp_path, config()).write_status("finished", 10, 10, last_return=float("nan"))
+    RunDir.create_or_open(tmp_path, config()).write_status(
+        "finished", 100_000, 100_000, last_return=float("nan")
+    )
     before = tree(tmp_path)
     run = RunDir.create_or_open(tmp_path, config())
     assert run.finished and not run.created and run.status()["last_return"] is None
@@ -261,3 +263,36 @@ def test_damaged_or_newer_configuration_is_refused(tmp_path: Path, content: byte
 def test_configuration_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     assert "Cannot read" in refusal(load_run, tmp_path)
+
+
+def test_more_steps_are_an_option_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run = RunDir.create_or_open(path, config(steps=20_000))
+    run.write_status("finished", 20_000, 20_000)
+    assert run.finished
+    line = refusal(RunDir.create_or_open, path, config(steps=50_000))
+    assert "run_config.steps is 20000 there and 50000 here. Add --extend-steps" in line
+    before = tree(path)
+    for other in (config(steps=50_000, seed=1), config(steps=15_000)):
+        assert "Repeat its options" in refusal(RunDir.create_or_open, path, other, (), True)
+    assert tree(path) == before
+    longer = RunDir.create_or_open(path, config(steps=50_000), extend_steps=True)
+    assert not longer.created and not longer.finished
+    assert load_run(path).config == config(steps=50_000)
+    assert RunDir.create_or_open(path, config(steps=50_000), extend_steps=True).config == longer.config
+    longer.write_status("finished", 50_000, 50_000)
+    assert longer.finished
+
+
+def test_a_run_is_emptied_but_for_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunDir.create_or_open(path, config())
+    (path / "checkpoints" / "5").mkdir(parents=True)
+    (path / "checkpoints" / "5" / "state").write_text("old")
+    (path / "elsewhere").symlink_to(tmp_path)
+    (path / ".owner").write_text("me")
+    rundir.empty_run(path, keep=".owner")
+    assert tree(path) == {".owner": b"me"}
+    assert tmp_path.is_dir()  # a link is removed, not what it leads to
+    assert "holds no run to overwrite" in refusal(rundir.empty_run, path, ".owner")
+    assert RunDir.create_or_open(path, config(seed=1)).created

@@ -1,0 +1,64 @@
+"""`qsm runs`: what was trained, how far it came, and why it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qsm import lock
+from qsm.errors import UserError
+from qsm.rundir import RunDir, find_runs, load_run
+
+
+class Row(NamedTuple):
+    """One run, as texts."""
+
+    task: str
+    agent: str  # with its label
+    seed: str
+    backend: str
+    progress: str
+    last_return: str
+    state: str
+    path: str
+
+
+def rows(folder: Path) -> list[Row]:
+    """The runs at and below `folder`, by name. A damaged one is listed with what is wrong."""
+    return [_row(path) for path in find_runs(folder)]
+
+
+def _row(path: Path) -> Row:
+    try:
+        run = load_run(path)
+    except UserError as error:
+        return Row("", "", "", "", "", "", f"damaged: {error}", str(path))
+    config, status = run.config, run.status()
+    steps = config["run_config"].get("steps")
+    label = path.parent.name.partition("@")[1:]
+    last = status.get("last_return")
+    return Row(
+        config["task"],
+        config["agent"] + "".join(label),
+        str(config["run_config"].get("seed", "")),
+        config["backend"],
+        _progress(status.get("step"), steps),
+        f"{last:.1f}" if isinstance(last, int | float) else "",
+        _state(run, status),
+        str(path),
+    )
+
+
+def _progress(step: Any, steps: Any) -> str:
+    if not isinstance(step, int) or not isinstance(steps, int) or steps < 1:
+        return ""
+    return f"{step:,} of {steps:,} ({min(step / steps, 1):.0%})"
+
+
+def _state(run: RunDir, status: dict[str, Any]) -> str:
+    """`running`, `finished`, `interrupted`, `killed`, or `failed: why`."""
+    state = status.get("state", "not begun")
+    if state == "running" and not lock.is_owned(run.path):
+        return "killed"  # it could not say so itself
+    message = status.get("message") or ""
+    return f"{state}: {message}" if state == "failed" and message else str(state)
