@@ -7,8 +7,12 @@ together are saved apart, in the form of a run trained alone.
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Mapping
+import itertools
+import logging
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,8 +25,13 @@ from agents.api import Mean, Metrics
 from qsm.errors import UserError
 from qsm.learner import Learner
 from qsm.loop import Counters
+from qsm.rundir import read_json, write_json
+
+_LOGGER = logging.getLogger(__name__)
 
 KEPT = 2
+CHECKSUMS = "checksums.json"
+"""File in the folder of a checkpoint, written last: SHA-256 of every other."""
 
 
 class Saved(NamedTuple):
@@ -73,6 +82,30 @@ class Checkpoints:
         """Environment steps of the checkpoints, in their order."""
         return sorted(self._manager.all_steps())
 
+    def set_damaged_aside(self, warn: Callable[[str], None]) -> None:
+        """Moves checkpoints that are not as they were written out of the way, into the folder of the run.
+
+        Raises:
+          UserError: some were written to their end, and none of those is whole: the run would begin anew.
+        """
+        steps = self.steps()
+        damaged = [step for step in steps if not is_whole(self._folder / str(step))]
+        complete = [step for step in steps if (self._folder / str(step) / CHECKSUMS).exists()]
+        if complete and set(complete) <= set(damaged):
+            raise UserError(
+                f"every checkpoint in {self._folder} is damaged; nothing was changed. Restore one from a copy, or "
+                "begin anew with --overwrite"
+            )
+        for step in damaged:
+            place = _free(self._folder.parent / f"damaged_checkpoint_{step}")
+            warn(
+                f"the checkpoint of step {step:,} is damaged or was not written to its end; it is kept as {place}, "
+                "and the one before it is taken"
+            )
+            os.replace(self._folder / str(step), place)
+        if damaged:
+            self._manager.reload()
+
     def go_back_to(self, step: int) -> None:
         """Removes the checkpoints after `step`: the run goes on from there and makes them again."""
         for later in [found for found in self.steps() if found > step]:
@@ -91,6 +124,8 @@ class Checkpoints:
             counters=ocp.args.JsonSave(counters._asdict()),
         )
         self._manager.save(counters.step, args=items)
+        folder = self._folder / str(counters.step)
+        write_json(folder / CHECKSUMS, _checksums(folder))
 
     def restore_agent(self, learner: Learner, step: int) -> Any:
         """The learned state of one seed at `step`.
@@ -142,6 +177,33 @@ class Checkpoints:
         self._manager.close()
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint is as it was written, to the bit."""
+    try:
+        return read_json(folder / CHECKSUMS) == _checksums(folder)
+    except (UserError, OSError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files below `folder`, by their names."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / CHECKSUMS:
+            with path.open("rb") as file:
+                sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _free(path: Path) -> Path:
+    """`path`, or with a number after it where that exists."""
+    for number in itertools.count(2):
+        if not path.exists():
+            return path
+        path = path.with_name(f"{path.name.partition('+')[0]}+{number}")
+    raise AssertionError
+
+
 def _pack(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Arrays of any type as bytes `[B]`: orbax would hand float64 back as float32."""
     file = io.BytesIO()
@@ -168,8 +230,10 @@ def _check_shapes(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, 
             raise ValueError(f"{name} is {saved} there and {built} in this agent")
 
 
-def restore_agent(folder: Path, learner: Learner) -> tuple[Any, int]:
-    """The newest learned state below `folder`, and its environment step.
+def restore_agent(
+    folder: Path, learner: Learner, warn: Callable[[str], None] = _LOGGER.warning
+) -> tuple[Any, int]:
+    """The newest learned state below `folder`, and its environment step; passes over damaged ones.
 
     Raises:
       UserError: there is none, or it does not fit.
@@ -179,8 +243,15 @@ def restore_agent(folder: Path, learner: Learner) -> tuple[Any, int]:
     )
     if not folder.is_dir():
         raise nothing
-    with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest_step
-        if step is None:
-            raise nothing
-        return checkpoints.restore_agent(learner, step), step
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        for step in reversed(steps):
+            # Whoever trains there may be removing or writing one meanwhile.
+            if is_whole(folder / str(step)):
+                return checkpoints.restore_agent(learner, step), step
+            warn(
+                f"the checkpoint {folder / str(step)} is damaged or not complete; the one before it is taken"
+            )
+    if not steps:
+        raise nothing
+    raise UserError(f"every checkpoint in {folder} is damaged or not complete; restore one from a copy")

@@ -67,6 +67,14 @@ class EvalOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Where the policy goes."""
+
+    output: Path | None = None
+    """File to write; none: policy.npz in the run's folder."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TasksOptions:
     """Which tasks are listed."""
 
@@ -167,6 +175,23 @@ def evaluate(arguments: Sequence[str]) -> int:
     width = max(map(len, result), default=0)
     for name, value in result.items():
         print(f"{name:{width}}  {f'{value:.1f}' if isinstance(value, float) else value}")
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """`qsm export RUN [--output FILE]`."""
+    parser = Parser(
+        "qsm export",
+        "Write the newest policy of a run, and nothing else of it, to one small file for qsm.load_policy.",
+        groups={"export": ExportOptions},
+        positionals=[Positional("run", "Folder of the run.", Path)],
+    )
+    given = parser.parse(arguments)
+    check_versions()
+    from qsm.policy import export as write
+
+    file, size = write(given["run"], given["export"].output)
+    print(f"{file} ({size:,} bytes). Use it with: policy = qsm.load_policy({str(file)!r})")
     return 0
 
 
@@ -271,6 +296,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(train, "AGENT TASK [options]", "train an agent on a task, or resume"),
     "eval": Command(evaluate, "RUN [options]", "evaluate a trained agent, or film it"),
+    "export": Command(export, "RUN [options]", "write a trained policy to one small file"),
     "runs": Command(runs, "[FOLDER]", "list the runs: how far, how good, why they stopped"),
     "tasks": Command(tasks, "[options]", "list the tasks"),
     "agents": Command(list_agents, "", "list the agents"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +56,7 @@ def train(
     """
     launch = launch or LaunchOptions()
     runtime.join_processes()
-    cache_warning = runtime.use_cache()
+    told = [warning] if (warning := runtime.use_cache()) else []  # once there is a display
     is_writer = runtime.is_writer()
     # Whether it fits is known before a folder is made.
     with runtime.together():
@@ -65,7 +65,8 @@ def train(
         placement, loop, memory_line = builder.build(members)
     with contextlib.ExitStack() as stack:
         with runtime.together():
-            runs = [_open(member, agent_name, task, launch, command, stack, is_writer) for member in members]
+            own = functools.partial(_own, stack, told.append) if is_writer else None
+            runs = [_open(member, agent_name, task, launch, command, own) for member in members]
         finished = runtime.of_writer(np.array([run.finished for run in runs]))
         for run, member in zip(runs, members, strict=True):
             if run.finished and is_writer:
@@ -84,6 +85,8 @@ def train(
             checkpoints = [
                 stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs
             ]
+            for one in checkpoints if is_writer else ():
+                one.set_damaged_aside(told.append)
             where = (
                 _where_to_resume(members, runs, checkpoints) if is_writer else np.zeros(len(runs) + 1, int)
             )
@@ -111,8 +114,8 @@ def train(
                 quiet=not is_writer,
             )
         )
-        if cache_warning:
-            display.warn(cache_warning)
+        for warning in told:
+            display.warn(warning)
         session = Session(members, runs, loop, display, checkpoints, held, start)
         if is_writer:
             for run in runs:
@@ -230,30 +233,30 @@ def _check_counts(member: Member, spec: EnvSpec) -> None:
         )
 
 
+def _own(stack: contextlib.ExitStack, warn: Callable[[str], None], path: Path) -> None:
+    """Has this process own the run folder `path` until `stack` ends."""
+    stack.enter_context(lock.owned(path, rundir.now(), warn))
+
+
 def _open(
     member: Member,
     agent_name: str,
     task: str,
     launch: LaunchOptions,
     command: Sequence[str],
-    stack: contextlib.ExitStack,
-    is_writer: bool,
+    own: Callable[[Path], None] | None,
 ) -> rundir.RunDir:
-    """The run of `member`, owned by this process until `stack` ends where it is the one that writes."""
+    """The run of `member`, created or as it is; `own` is None in processes that write nothing."""
     resolved = rundir.resolved_config(agent_name, task, launch.backend, member.agent_config, member.config)
-    if not is_writer:
+    if own is None:
         return rundir.RunDir(member.path, resolved, command)
-
-    def own() -> None:
-        stack.enter_context(lock.owned(member.path, rundir.now(), logging.getLogger(__name__).warning))
-
     if launch.overwrite and rundir.is_run(member.path):
-        own()
+        own(member.path)
         rundir.empty_run(member.path, keep=lock.NAME)
         return rundir.RunDir.create_or_open(member.path, resolved, command)
     run = rundir.RunDir.create_or_open(member.path, resolved, command, launch.extend_steps)
     if not run.finished:
-        own()
+        own(member.path)
     return run
 
 

@@ -13,8 +13,8 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Eight devices for the tests of sharding. One thread a program, for several test processes share the cores, and a
 # pool that waits for a core costs more than it gains. The former fusion emitters compile in less than half the time of
-# those that jaxlib 0.10.2 has by default. (Compiling without optimisation would be quick as well, but SAC's samples then
-# come out as NaN now and then.)
+# those that jaxlib 0.10.2 has by default. (Compiling without optimisation is quick as well, but SAC's samples then come
+# out as NaN now and then.)
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

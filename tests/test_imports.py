@@ -99,8 +99,10 @@ def test_every_package_is_declared():
     declared = (ROOT / "pyproject.toml").read_text()
     # What the declared packages bring along on purpose.
     brought = {"dm_env": "dm_control", "google": "tensorboardX", "mujoco_playground": "playground"}
+    # Scripts are started as files, and import those beside them.
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
     for path in FILES:
-        for package in packages(path) - set(sys.stdlib_module_names) - set(ROOMS):
+        for package in packages(path) - set(sys.stdlib_module_names) - set(ROOMS) - scripts:
             name = brought.get(package, package).replace("orbax", "orbax-checkpoint").replace("_", "[_-]?")
             assert name.replace("[_-]?", "_") in declared or name.replace("[_-]?", "-") in declared, (
                 f"{path.relative_to(ROOT)} imports {package}, which pyproject.toml does not name"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,13 @@ def assert_same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", agents.AGENTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("sac", "qsm-clean") else pytest.param(name, marks=pytest.mark.slow)
+        for name in agents.AGENTS
+    ],
+)
 def test_a_training_state_comes_back_bit_for_bit(name: str, tmp_path: Path):
     learner = small_learner(name)
     state = trained(learner)
@@ -167,7 +174,50 @@ def test_a_run_without_a_checkpoint_is_told_in_one_line(exists: bool, tmp_path: 
     assert folder.is_dir() == exists
 
 
-def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path):
+def flip(path: Path) -> None:
+    """One bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[Path], object], tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
+    state = trained(learner)
+    with Checkpoints(folder) as checkpoints:
+        for step in (12, 24):
+            checkpoints.save(saved(state), Counters(step, 6))
+    files = sorted(path for path in (folder / "24").rglob("*") if path.is_file() and path.stat().st_size)
+    assert len(files) > 10
+    for path in files:
+        assert checkpoint.is_whole(folder / "24")
+        before = path.read_bytes()
+        damage(path)
+        assert not checkpoint.is_whole(folder / "24"), path
+        path.write_bytes(before)
+
+    damage(max(files, key=lambda path: path.stat().st_size))
+    told: list[str] = []
+    assert checkpoint.restore_agent(folder, learner, told.append)[1] == 12
+    assert "24 is damaged" in told.pop()
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.set_damaged_aside(told.append)
+        assert checkpoints.steps() == [12]
+        checkpoints.save(saved(state), Counters(24, 6))
+        assert checkpoints.steps() == [12, 24]
+    (warning,) = told
+    assert f"it is kept as {tmp_path / 'damaged_checkpoint_24'}" in warning
+    assert (tmp_path / "damaged_checkpoint_24" / "counters").is_dir()
+    assert checkpoint.is_whole(folder / "24")
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_touched(tmp_path: Path):
     folder = tmp_path / "checkpoints"
     learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
     with Checkpoints(folder) as checkpoints:
@@ -175,5 +225,13 @@ def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path):
     for path in (folder / "12" / "agent").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="damaged or not complete; restore one"):
         checkpoint.restore_agent(folder, learner)
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(UserError, match="nothing was changed"):
+            checkpoints.set_damaged_aside(print)
+        assert checkpoints.steps() == [12]
+        # A kill while the first was being written: there was nothing yet to lose.
+        (folder / "12" / checkpoint.CHECKSUMS).unlink()
+        checkpoints.set_damaged_aside(print)
+        assert checkpoints.steps() == []

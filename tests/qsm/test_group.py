@@ -208,3 +208,44 @@ def test_a_group_of_which_some_are_finished_trains_the_rest(
     assert (folder(tmp_path, 1) / "train.csv").read_bytes() == before
     assert status(folder(tmp_path, 0))["state"] == "finished"
     assert len(list((folder(tmp_path, 0) / "checkpoints").iterdir())) == checkpoint.KEPT
+
+
+def test_a_run_has_one_owner(made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    refused = []
+
+    def start_again(task: Task) -> None:
+        if task is made[0] and task.num_steps == 12:
+            before = len(made)
+            with pytest.raises(UserError) as error:
+                run(tmp_path, seeds=1)
+            del made[before:]
+            refused.append(str(error.value))
+
+    at_steps(made, monkeypatch, start_again)
+    assert run(tmp_path, seeds=1) == "finished"
+    (message,) = refused
+    assert message.startswith(f"{folder(tmp_path, 0)} is in use: process ")
+    assert [row["step"] for row in rows(folder(tmp_path, 0) / "train.csv")] == [10, 20, 30, 40]
+
+
+def test_a_finished_run_is_extended_or_overwritten_only_if_asked(made: list[Task], tmp_path: Path):
+    path = folder(tmp_path, 0)
+
+    def again(launch: LaunchOptions, **changes: Any) -> Outcome:
+        runs = members("sac", "probe", CONFIG, RunConfig(**(OPTIONS | changes)), launch, root=tmp_path)
+        return train("sac", "probe", runs, launch)
+
+    assert again(LaunchOptions()) == "finished"
+    first = rows(path / "train.csv")
+    with pytest.raises(UserError, match="Add --extend-steps"):
+        again(LaunchOptions(), steps=60)
+    assert again(LaunchOptions(extend_steps=True), steps=60) == "finished"
+    assert rows(path / "train.csv")[:4] == first
+    assert [row["step"] for row in rows(path / "train.csv")] == [10, 20, 30, 40, 50, 60]
+    assert status(path)["step"] == 60
+
+    with pytest.raises(UserError, match="Repeat its options"):
+        again(LaunchOptions())
+    assert again(LaunchOptions(overwrite=True)) == "finished"
+    assert rows(path / "train.csv") == first
+    assert json.loads((path / "config.json").read_text())["run_config"]["steps"] == 40

@@ -1,0 +1,205 @@
+"""`qsm export` and `qsm.load_policy`: a trained policy as one small file, apart from everything that training needs."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Var
+
+import agents
+from agents.api import Agent
+from envs.api import EnvSpec
+from qsm import checkpoint
+from qsm.errors import UserError
+from qsm.learner import Learner
+from qsm.rundir import RunDir, explain, load_run, replace_file
+
+FORMAT = 1
+"""Version of the file; a reader refuses a larger number."""
+DESCRIPTION = "description"
+DAMAGE = (
+    *(ValueError, KeyError, TypeError, EOFError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What reading a damaged archive may raise."""
+
+
+class Description(NamedTuple):
+    """What the file says of its policy."""
+
+    format: int
+    agent: str
+    agent_config: dict[str, Any]
+    task: str
+    backend: str
+    observation_size: int
+    action_size: int
+    action_repeat: int
+    step: int  # environment steps it was trained for
+    leaves: list[str]  # names of the arrays that are kept: those of the learned state that acting reads
+
+
+class Policy:
+    """A function from observations to actions, as in evaluation.
+
+    Observations are the entries of the task's dictionary, flattened in its order, as `envs` gives them. Actions are in
+    [-1, 1]. A policy that samples draws anew at every call; the same seed and calls give the same actions.
+
+    Attributes:
+      description: agent, task, simulator and sizes.
+    """
+
+    def __init__(self, description: Description, agent: Agent, state: Any, seed: int = 0) -> None:
+        self.description = description
+        self._state = state
+        self._act = jax.jit(functools.partial(_act, agent))
+        self.reset(seed)
+
+    def reset(self, seed: int = 0) -> None:
+        """Begins the draws anew."""
+        self._key = jax.random.key(seed)
+        self._calls = 0
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Actions `[A]` or `[B, A]` for observations `[O]` or `[B, O]`.
+
+        Raises:
+          ValueError: the observation has another size.
+        """
+        observation = np.asarray(observation, np.float32)
+        size = self.description.observation_size
+        if observation.ndim not in (1, 2) or observation.shape[-1] != size:
+            raise ValueError(
+                f"observations have shape {observation.shape}; this policy takes [{size}] or [B, {size}]"
+            )
+        batch = observation.reshape(-1, size)
+        action = np.asarray(self._act(self._state, batch, self._key, np.uint32(self._calls)))
+        self._calls += 1
+        return action.reshape(*observation.shape[:-1], -1)
+
+
+def _act(agent: Agent, state: Any, observation: jax.Array, key: jax.Array, call: jax.Array) -> jax.Array:
+    return agent.act(state, observation, jax.random.fold_in(key, call), mode="evaluate")
+
+
+def export(run_dir: Path, output: Path | None = None) -> tuple[Path, int]:
+    """Writes the newest policy of a run, by default to `policy.npz` in its folder.
+
+    Returns:
+      The file, and its bytes.
+
+    Raises:
+      UserError: no run, no checkpoint, or a place that cannot be written.
+    """
+    run = load_run(run_dir)
+    output = output or run.path / "policy.npz"
+    spec, agent = _built(run)
+    state, step = checkpoint.restore_agent(run.checkpoints, Learner(agent, spec, 0, capacity=1))
+    config = run.config
+    needed = _needed(agent, state, spec)
+    arrays = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state)) if needed[i]}
+    description = Description(
+        FORMAT,
+        config["agent"],
+        config["agent_config"],
+        config["task"],
+        config["backend"],
+        spec.observation_size,
+        spec.action_size,
+        spec.action_repeat,
+        step,
+        list(arrays),
+    )
+    text = json.dumps(description._asdict()).encode()
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)  # type: ignore[arg-type]
+    try:
+        replace_file(output, file.getvalue())
+    except OSError as error:
+        raise explain(output, error) from error
+    return output, len(file.getvalue())
+
+
+def load_policy(path: str | Path, seed: int = 0) -> Policy:
+    """The policy that `qsm export` wrote; nothing in the file is executed.
+
+    Raises:
+      UserError: the file is no such policy, is damaged, or was written by a newer version.
+    """
+    try:
+        # Every byte of the archive is checked against its checksum as it is read.
+        with np.load(Path(path), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        values = json.loads(arrays.pop(DESCRIPTION).tobytes())
+        if values["format"] > FORMAT:
+            raise UserError(
+                f"{path} was written by a newer qsm (format {values['format']}; this one reads {FORMAT}); update qsm."
+            )
+        description = Description(**values)
+        if sorted(arrays) != sorted(description.leaves):
+            raise ValueError("arrays are missing")
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except DAMAGE as error:
+        raise UserError(f"{path} is no policy, or is damaged; write it anew with: qsm export RUN") from error
+    try:
+        options = agents.config_from_dict(description.agent, description.agent_config)
+        agent: Agent = agents.build(
+            description.agent, options, description.observation_size, description.action_size
+        )
+        template = jax.eval_shape(lambda: agent.init(jax.random.key(0)))
+        leaves, structure = jax.tree.flatten(template)
+        filled = [_leaf(arrays.get(f"{i:04}"), leaf) for i, leaf in enumerate(leaves)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} does not fit this version of {description.agent}: {error}") from error
+    return Policy(description, agent, jax.tree.unflatten(structure, filled), seed)
+
+
+def _leaf(found: np.ndarray | None, template: Any) -> np.ndarray:
+    """What was saved; acting reads nothing of what was not."""
+    if found is None:
+        return np.zeros(template.shape, template.dtype)
+    if found.shape != template.shape or found.dtype != template.dtype:
+        raise ValueError(f"a parameter is {found.shape} there and {template.shape} here")
+    return found
+
+
+def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
+    """Sizes of the run's task, and its agent."""
+    config = run.config
+    task, repeat = config["task"], config["run_config"].get("action_repeat", 1)
+    try:
+        if config["backend"] == "mjx":
+            from envs import mjx
+
+            spec = mjx.make_env(task, repeat).spec
+        else:
+            from envs import dmc
+
+            spec = dmc.make_env(task, config["run_config"].get("seed", 0), repeat).spec
+        options = agents.config_from_dict(config["agent"], config["agent_config"])
+        return spec, agents.build(config["agent"], options, spec.observation_size, spec.action_size)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{run.path}: {error}") from error
+
+
+def _needed(agent: Agent, state: Any, spec: EnvSpec) -> list[bool]:
+    """Which leaves of the learned state acting reads."""
+    observation = np.zeros((1, spec.observation_size), np.float32)
+    program = jax.make_jaxpr(functools.partial(_act, agent))(
+        state, observation, jax.random.key(0), np.uint32(0)
+    ).jaxpr
+    read = {
+        variable for equation in program.eqns for variable in equation.invars if isinstance(variable, Var)
+    }
+    read |= {variable for variable in program.outvars if isinstance(variable, Var)}
+    return [variable in read for variable in program.invars[: len(jax.tree.leaves(state))]]
