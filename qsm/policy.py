@@ -137,7 +137,7 @@ def load_policy(path: str | Path, seed: int = 0) -> Policy:
     """
     try:
         # Every byte of the archive is checked against its checksum as it is read.
-        with np.load(Path(path), allow_pickle=False) as file:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         values = json.loads(arrays.pop(DESCRIPTION).tobytes())
         if values["format"] > FORMAT:

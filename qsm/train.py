@@ -77,7 +77,7 @@ def train(
         if finished.all():
             return "finished"
         if finished.any():
-            unfinished = np.flatnonzero(~finished)
+            unfinished = np.flatnonzero(~finished).tolist()
             members, runs = [members[i] for i in unfinished], [runs[i] for i in unfinished]
             with runtime.together():
                 placement, loop, memory_line = builder.build(members)
@@ -270,7 +270,7 @@ def _where_to_resume(
     held = np.array([str(run.status().get("message", "")).startswith(DIVERGED) for run in runs])
     if held.all():
         held[:] = False  # asked for again: let them show it again
-    going = np.flatnonzero(~held)
+    going = np.flatnonzero(~held).tolist()
     step = common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
     if step is None:
         return np.array([*np.zeros_like(held), NO_STEP])

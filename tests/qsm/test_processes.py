@@ -52,13 +52,13 @@ def two_processes(backend: Backend, root: Path, stop_step: int = 0) -> list[tupl
     return [(process.returncode, *both) for process, both in zip(processes, texts, strict=True)]
 
 
-@pytest.mark.parametrize("backend", ["dm_control", "mjx"])
+@pytest.mark.parametrize("backend", ["dm_control", pytest.param("mjx", marks=pytest.mark.slow)])
 def test_two_processes_leave_what_one_leaves_also_stopped_in_between(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # Only process 1 is told to stop.
     for status, output, errors in two_processes(backend, tmp_path / "two", stop_step=one_process.STEPS // 3):
-        assert (status, output.strip().splitlines()[-1:]) == (0, ["outcome interrupted"]), errors
+        assert status == 0 and "outcome interrupted" in output, errors
     runs = sorted(path.parent for path in (tmp_path / "two").rglob("config.json"))
     assert len(runs) == one_process.NUM_SEEDS[backend]
     reached = {json.loads((run / "status.json").read_text())["step"] for run in runs}
@@ -67,7 +67,8 @@ def test_two_processes_leave_what_one_leaves_also_stopped_in_between(
     first, second = two_processes(backend, tmp_path / "two")
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert "outcome finished" in first[1] and "resuming at step" in first[1]
-    assert second[1].strip() == "outcome finished"  # one shows the run
+    # One shows the run. (What connects the processes on a CPU may write a line of its own to either output.)
+    assert "outcome finished" in second[1] and "resuming" not in second[1] and "memory" not in second[1]
 
     monkeypatch.setattr(dmc, "make_env", dmc.make_env)  # `run` replaces them
     monkeypatch.setattr(mjx, "make_env", mjx.make_env)
