@@ -56,7 +56,7 @@ def haar(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
         return x if x.shape[-2] >= x.shape[-1] else x.swapaxes(-1, -2)
 
     def excess(x: jax.Array) -> jax.Array:
-        return x.swapaxes(-1, -2) @ x - jnp.eye(x.shape[-1])[None]
+        return x.swapaxes(-1, -2) @ x - jnp.eye(x.shape[-1], dtype=x.dtype)[None]
 
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         matrices, grams, count = carry

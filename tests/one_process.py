@@ -57,10 +57,12 @@ def run(backend: Backend, root: Path) -> Outcome:
 
 def main() -> None:
     backend, root, stop_step = sys.argv[1:]
-    on_step = Session.on_step
+    on_step, told = Session.on_step, []
 
     def stop_at(session: Session, step: int) -> None:
-        if step == int(stop_step) and jax.process_index() == 1:
+        # The device loop is heard of at events only.
+        if 0 < int(stop_step) <= step and jax.process_index() == 1 and not told:
+            told.append(step)
             os.kill(os.getpid(), signal.SIGTERM)
         on_step(session, step)
 

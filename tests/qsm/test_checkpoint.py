@@ -182,7 +182,7 @@ def flip(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-2])  # the last byte may be a newline that means nothing
 
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
