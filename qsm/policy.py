@@ -27,7 +27,7 @@ FORMAT = 1
 """Version of the file; a reader refuses a larger number."""
 DESCRIPTION = "description"
 DAMAGE = (
-    *(ValueError, KeyError, TypeError, EOFError, RuntimeError, NotImplementedError),
+    *(ValueError, KeyError, TypeError, EOFError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What reading a damaged archive may raise."""
