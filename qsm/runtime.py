@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock
 from jax.experimental import multihost_utils
 
 from qsm.config import MatmulPrecision
@@ -39,15 +40,25 @@ def use_cache() -> str | None:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(folder)
     except (OSError, RuntimeError) as error:
         return f"compiled programs are not kept ({error}); set {CACHE_VARIABLE} to a folder for them"
-    if not os.access(folder, os.W_OK):
-        return f"compiled programs are not kept ({folder} cannot be written); set {CACHE_VARIABLE} to a folder for them"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # With a bound JAX locks the folder, so that of two processes neither reads what the other is still writing.
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     return None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes programs that a killed process had half written: JAX's bounded cache could add none beside them.
+
+    JAX writes `KEY-cache`, then `KEY-atime`, which its eviction reads for every program.
+    """
+    with FileLock(folder / ".lockfile").acquire(timeout=10):  # the lock that JAX holds while it writes
+        for program in folder.glob("*-cache"):
+            if not program.with_name(program.name.removesuffix("cache") + "atime").exists():
+                program.unlink()
 
 
 def set_precision(precision: MatmulPrecision) -> None:
