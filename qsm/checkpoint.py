@@ -1,8 +1,8 @@
 """Checkpoints of the whole training state of one run, through orbax.
 
-A checkpoint holds the agent's learned state, the rows of the replay buffer, the metrics since the last row, the
-environments and the loop's counters: all that a run needs to go on as if it had never stopped. Runs that are trained
-together are saved apart, in the form of a run trained alone.
+A checkpoint holds the agent's learned state, the metrics since the last row, the environments, the loop's counters, and
+the names of the files that hold the rows of the replay buffer (`qsm.segments`): all that a run needs to go on as if it
+had never stopped. Runs that are trained together are saved apart, in the form of a run trained alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -22,14 +23,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from agents.api import Mean, Metrics
+from qsm import segments
 from qsm.errors import UserError
 from qsm.learner import Learner
 from qsm.loop import Counters
+from qsm.replay import Rows
 from qsm.rundir import read_json, write_json
+from qsm.segments import Segment
 
 _LOGGER = logging.getLogger(__name__)
 
 KEPT = 2
+UNREADABLE = (UserError, OSError, ValueError, TypeError, KeyError)
+"""What reading a checkpoint raises where it is damaged or of another version."""
 CHECKSUMS = "checksums.json"
 """File in the folder of a checkpoint, written last: SHA-256 of every other."""
 
@@ -38,13 +44,23 @@ class Saved(NamedTuple):
     """What a checkpoint holds of one run, on the host."""
 
     agent: Any
-    replay: dict[str, np.ndarray]  # see `replay.rows`
+    replay: Sequence[Rows]  # oldest first; to be saved, those that no file holds yet
     metrics: Metrics
     environment: Mapping[str, np.ndarray]  # see `Loop.save`
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `KEPT` of them. A context manager."""
+    """The checkpoints of one run, and the files of replay rows that they name. A context manager.
+
+    Args:
+      folder: of the checkpoints; the rows lie beside it in `replay`.
+
+    Attributes:
+      latest_step: environment step of the newest checkpoint; None where there is none.
+      rows_saved: `[N]` uint32, the number of the first row of the replay buffer that no file holds yet; None where none
+        holds any.
+      bytes_written: by the last `save`.
+    """
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
         # Each process is on its own here: the one that writes the run never waits for the others.
@@ -54,7 +70,7 @@ class Checkpoints:
         )
         several: dict[str, Any] = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT,
+            max_to_keep=None,  # `prune` is told when the rest of the group has been written too
             enable_async_checkpointing=False,
             read_only=read_only,
             # orbax makes no folder where processes are named.
@@ -66,21 +82,26 @@ class Checkpoints:
         self._folder = folder
         handlers = {
             "agent": ocp.StandardCheckpointHandler(),
-            "replay": ocp.StandardCheckpointHandler(),
             "sums": ocp.StandardCheckpointHandler(),
             "environment": ocp.StandardCheckpointHandler(),
             "counters": ocp.JsonCheckpointHandler(),
+            "rows": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
-    @property
-    def latest_step(self) -> int | None:
-        """Environment step of the newest checkpoint; None where there is none."""
-        return self._manager.latest_step()
+        self._rows = folder.parent / "replay"
+        self._segments: list[Segment] = []  # of the newest checkpoint
+        self.bytes_written = 0
+        self.latest_step: int | None = None
+        self._look()
 
     def steps(self) -> list[int]:
         """Environment steps of the checkpoints, in their order."""
         return sorted(self._manager.all_steps())
+
+    @property
+    def rows_saved(self) -> np.ndarray | None:
+        return np.array(self._segments[-1].stop, np.uint32) if self._segments else None
 
     def set_damaged_aside(self, warn: Callable[[str], None]) -> None:
         """Moves checkpoints that are not as they were written out of the way, into the folder of the run.
@@ -89,43 +110,113 @@ class Checkpoints:
           UserError: some were written to their end, and none of those is whole: the run would begin anew.
         """
         steps = self.steps()
-        damaged = [step for step in steps if not is_whole(self._folder / str(step))]
+        damaged = {step: what for step in steps if (what := self._damage(step)) is not None}
         complete = [step for step in steps if (self._folder / str(step) / CHECKSUMS).exists()]
         if complete and set(complete) <= set(damaged):
             raise UserError(
-                f"every checkpoint in {self._folder} is damaged; nothing was changed. Restore one from a copy, or "
-                "begin anew with --overwrite"
+                f"every checkpoint in {self._folder} is damaged ({damaged[complete[-1]]}); nothing was changed. "
+                "Restore one from a copy, or begin anew with --overwrite"
             )
-        for step in damaged:
+        for step, what in damaged.items():
             place = _free(self._folder.parent / f"damaged_checkpoint_{step}")
             warn(
-                f"the checkpoint of step {step:,} is damaged or was not written to its end; it is kept as {place}, "
-                "and the one before it is taken"
+                f"the checkpoint of step {step:,} is damaged or was not written to its end ({what}); it is kept as "
+                f"{place}, and the one before it is taken"
             )
             os.replace(self._folder / str(step), place)
         if damaged:
             self._manager.reload()
+            self._look()
 
     def go_back_to(self, step: int) -> None:
         """Removes the checkpoints after `step`: the run goes on from there and makes them again."""
         for later in [found for found in self.steps() if found > step]:
             self._manager.delete(later)
+        self._look()
 
-    def save(self, saved: Saved, counters: Counters) -> None:
-        """Writes a checkpoint named by its environment step; does nothing where that one exists."""
-        if counters.step == self.latest_step:
+    def prune(self) -> None:
+        """Removes all but the newest `KEPT` checkpoints, and the rows that none of those names."""
+        steps = self.steps()
+        for step in steps[:-KEPT]:
+            self._manager.delete(step)
+        try:
+            named = [segment for step in steps[-KEPT:] for segment in self._segments_of(step)]
+        except UNREADABLE:
+            return  # it may name any file
+        segments.remove_others(self._rows, named)
+
+    def save(self, saved: Saved, counters: Counters, capacity: int) -> None:
+        """Writes a checkpoint named by its environment step; does nothing where that one exists.
+
+        Args:
+          saved: with the rows from `rows_saved` on.
+          capacity: rows that the replay buffer holds of each environment; files of older rows are no longer named.
+
+        Raises:
+          OSError, ValueError: it could not be written, and nothing of it is left.
+        """
+        step = counters.step
+        if step == self.latest_step:
             return
         metrics = {name: np.stack(mean) for name, mean in saved.metrics.items()}
-        items = ocp.args.Composite(
-            agent=ocp.args.StandardSave(saved.agent),
-            replay=ocp.args.StandardSave(saved.replay),
-            sums=ocp.args.StandardSave({"arrays": _pack(metrics)}),
-            environment=ocp.args.StandardSave({"arrays": _pack(saved.environment)}),
-            counters=ocp.args.JsonSave(counters._asdict()),
-        )
-        self._manager.save(counters.step, args=items)
-        folder = self._folder / str(counters.step)
-        write_json(folder / CHECKSUMS, _checksums(folder))
+        try:
+            new = [segments.write(self._rows, step, rows) for rows in saved.replay]
+            named = self._segments + new
+            if named:
+                named = segments.still_there(named, np.array(named[-1].stop), capacity)
+            items = ocp.args.Composite(
+                agent=ocp.args.StandardSave(saved.agent),
+                sums=ocp.args.StandardSave({"arrays": _pack(metrics)}),
+                environment=ocp.args.StandardSave({"arrays": _pack(saved.environment)}),
+                counters=ocp.args.JsonSave(counters._asdict()),
+                rows=ocp.args.JsonSave({"segments": [segment.as_json() for segment in named]}),
+            )
+            self._manager.save(step, args=items)
+            folder = self._folder / str(step)
+            write_json(folder / CHECKSUMS, _checksums(folder))
+        except BaseException:
+            self.drop(step)
+            raise
+        self._segments, self.latest_step = named, step
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        files += [self._rows / segment.name for segment in new]
+        self.bytes_written = sum(path.stat().st_size for path in files)
+
+    def drop(self, step: int) -> None:
+        """Removes what there is of the checkpoint at `step`: it failed here, or for another run of the group."""
+        for path in self._folder.glob(f"{step}*"):
+            if path.name.partition(".")[0] == str(step):
+                shutil.rmtree(path, ignore_errors=True)
+        self._manager.reload()
+        self._look()
+
+    def _look(self) -> None:
+        """Finds the newest checkpoint, and the rows that it names."""
+        steps = self.steps()
+        self.latest_step = steps[-1] if steps else None
+        try:
+            self._segments = self._segments_of(steps[-1]) if steps else []
+        except UNREADABLE:
+            self._segments = []  # damaged: `set_damaged_aside` has yet to be asked, or only the agent is read
+
+    def _segments_of(self, step: int) -> list[Segment]:
+        """Raises one of `UNREADABLE` where they cannot be told."""
+        value = read_json(self._folder / str(step) / "rows" / "metadata")
+        return [Segment.from_json(one) for one in value["segments"]]
+
+    def _damage(self, step: int) -> str | None:
+        """What of a checkpoint is not as it was written, its rows included; None where it is whole."""
+        folder = self._folder / str(step)
+        if not is_whole(folder):
+            return str(folder)
+        try:
+            named = self._segments_of(step)
+        except UNREADABLE:
+            return None  # of another version: `restore` says so
+        for segment in named:
+            if not segments.is_whole(self._rows, segment):
+                return str(self._rows / segment.name)
+        return None
 
     def restore_agent(self, learner: Learner, step: int) -> Any:
         """The learned state of one seed at `step`.
@@ -153,18 +244,16 @@ class Checkpoints:
         """
         agent_state = self.restore_agent(learner, step)
         read = ocp.args.StandardRestore
-        items = ocp.args.Composite(
-            replay=read(), sums=read(), environment=read(), counters=ocp.args.JsonRestore()
-        )
+        items = ocp.args.Composite(sums=read(), environment=read(), counters=ocp.args.JsonRestore())
         try:
             found = self._manager.restore(step, args=items)
-        except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+            rows = [segments.read(self._rows, segment) for segment in self._segments_of(step)]
+        except UNREADABLE as error:
             raise UserError(
                 f"the checkpoint {self._folder / str(step)} cannot be gone on from: "
                 f"{str(error).splitlines()[0][:200]}. It can still be played with: qsm eval"
             ) from error
         metrics = {name: Mean(*both) for name, both in _unpack(np.asarray(found["sums"]["arrays"])).items()}
-        rows = {name: np.asarray(values) for name, values in found["replay"].items()}
         environment = _unpack(np.asarray(found["environment"]["arrays"]))
         return Saved(agent_state, rows, metrics, environment), Counters(**found["counters"])
 

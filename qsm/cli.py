@@ -20,8 +20,8 @@ from qsm.errors import UserError, nearest
 from qsm.options import Parser, Positional, flag_of, show_options
 from qsm.versions import check_versions
 
-EXIT_STATUS = {"finished": 0, "diverged": 1, "interrupted": 130}
-"""Of `qsm train`; 130 is 128 + SIGINT, as shells count."""
+EXIT_STATUS = {"finished": 0, "diverged": 1, "unsaved": 1, "interrupted": 130, "preempted": 143}
+"""Of `qsm train`; 130 and 143 are 128 + SIGINT and + SIGTERM, as shells count."""
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 

@@ -25,7 +25,7 @@ from agents.api import Agent, Mean, Metrics, Mode
 from envs.api import Arrival, EnvSpec, StepType
 from qsm import replay
 from qsm.placement import Placement
-from qsm.replay import Replay
+from qsm.replay import Replay, Rows
 
 FAILURE_RATE = "simulator/failure_rate"
 
@@ -124,26 +124,32 @@ class Learner:
     def place(
         self,
         agents: Any,
-        saved_replay: Sequence[dict[str, np.ndarray]] | None,
+        saved_replay: Sequence[Sequence[Rows]] | None,
         metrics: Metrics | None,
         environment: Any,
     ) -> TrainState:
         """A training state on the devices from parts on the host, each `[S, ...]`; None for an empty part.
 
         Args:
-          saved_replay: for each seed what `replay.rows` gave.
+          saved_replay: for each seed its rows, in parts, oldest first.
         """
         if saved_replay is None:
             buffer = jax.jit(self.empty_replay, out_shardings=self.placement.replay_sharding)()
         else:
             shapes = jax.eval_shape(self._empty_replay)
-            buffers = [replay.from_rows(shapes, rows) for rows in saved_replay]
+            buffers = [replay.from_rows(shapes, parts) for parts in saved_replay]
             buffer = jax.tree.map(lambda *leaves: np.stack(leaves), *buffers)
             buffer = self.placement.put_replay(buffer)
         sums = self._zeros() if metrics is None else metrics
         return TrainState(
             self.placement.put_seeds(agents), buffer, self.placement.put_seeds(sums), environment
         )
+
+    def rows_since(self, state: TrainState, index: int, since: np.ndarray | None) -> Rows:
+        """The rows of seed `index` from number `since` `[N]` on, copied to the host; all where it is None."""
+        written = self.placement.member(state.replay.written, index)
+        fetch = functools.partial(self.placement.rows, state.replay, index)
+        return replay.rows_since(jax.eval_shape(self._empty_replay), written, since, fetch)
 
     def empty_replay(self) -> Replay:
         """Empty buffers `[S, T, N, ...]`."""

@@ -56,7 +56,7 @@ def _progress(step: Any, steps: Any) -> str:
 
 
 def _state(run: RunDir, status: dict[str, Any]) -> str:
-    """`running`, `finished`, `interrupted`, `killed`, or `failed: why`."""
+    """`running`, `finished`, `interrupted` (Ctrl-C), `preempted` (SIGTERM), `killed`, or `failed: why`."""
     state = status.get("state", "not begun")
     if state == "running" and not lock.is_owned(run.path):
         return "killed"  # it could not say so itself

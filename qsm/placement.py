@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agents.api import Transition
+from qsm.replay import ROW_FIELDS, Replay
 
 Tree = TypeVar("Tree")
 AXIS = "devices"
@@ -38,7 +39,8 @@ class Placement:
         self.mesh: Mesh | None = None
         # Made once: a new function for every call would be compiled at every call.
         self._gather = None
-        self._pick = None
+        self._pick = jax.jit(_pick)
+        self._slice = jax.jit(_slice, static_argnames="length")
         self.mode: Literal["one", "seeds", "batch"] = "one"
         if num_devices in (None, 1) and jax.process_count() == 1:
             return
@@ -61,9 +63,8 @@ class Placement:
             )
         self.mesh = Mesh(np.array(there[:count]), (AXIS,))
         self._gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)
-        self._pick = jax.jit(
-            lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree), out_shardings=self.replicated
-        )
+        self._pick = jax.jit(_pick, out_shardings=self.replicated)
+        self._slice = jax.jit(_slice, static_argnames="length", out_shardings=self.replicated)
 
     def describe(self) -> str:
         """For a person: `gpu`, or `8 x gpu, seeds divided`."""
@@ -95,13 +96,11 @@ class Placement:
     @property
     def replay_sharding(self) -> Any:
         """Of a `Replay` `[S, T, N, ...]`, field by field."""
-        from qsm.replay import ROW_FIELDS, Replay
-
         if self.mesh is None:
             return None
         rows = self._sharding(AXIS) if self.mode == "seeds" else self._sharding(None, None, AXIS)
         fields = dict.fromkeys(ROW_FIELDS, rows)
-        return Replay(**fields, cursor=self.env_sharding, size=self.env_sharding)  # type: ignore[arg-type]
+        return Replay(**fields, written=self.env_sharding)  # type: ignore[arg-type]
 
     def environment_sharding(self, environment: Any) -> Any:
         """Of the device loop's environments: what has an axis of environments is divided along it."""
@@ -142,11 +141,13 @@ class Placement:
         return jax.device_get(tree)
 
     def member(self, tree: Any, index: int) -> Any:
-        """The part of seed `index`, on the host."""
-        if self._pick is None:
-            # Sliced on the host: on the device a second copy of a replay buffer might not fit.
-            return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
-        return jax.device_get(self._pick(tree, np.int32(index)))
+        """The part of seed `index`, on the host, as a copy: on a CPU, what JAX hands out is the array itself."""
+        return jax.tree.map(np.array, self._pick(tree, np.int32(index)))
+
+    def rows(self, buffer: Replay, index: int, start: int, length: int) -> dict[str, np.ndarray]:
+        """The row fields `[length, N, ...]` of seed `index` from place `start` on, on the host, as copies."""
+        fields = {name: getattr(buffer, name) for name in ROW_FIELDS}
+        return jax.tree.map(np.array, self._slice(fields, np.int32(index), np.int32(start), length))
 
     # ---- Inside programs ----------------------------------------------------------------------------------------
 
@@ -186,6 +187,18 @@ class Placement:
         if self.mode != "batch":
             return batch
         return jax.lax.with_sharding_constraint(batch, self._sharding(AXIS))  # type: ignore[arg-type]
+
+
+def _pick(tree: Any, index: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _slice(tree: Any, index: jax.Array, start: jax.Array, length: int) -> Any:
+    def cut(leaf: jax.Array) -> jax.Array:
+        beginning = (index, start, *(0,) * (leaf.ndim - 2))
+        return jax.lax.dynamic_slice(leaf, beginning, (1, length, *leaf.shape[2:]))[0]
+
+    return jax.tree.map(cut, tree)
 
 
 def _put_part(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -9,6 +9,8 @@ Write before you read: on the CPU backend a gather before the write in the same 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,9 @@ from agents.api import Sampling, Transition
 from envs.api import StepType, TimeStep
 
 ROW_FIELDS = ("observation", "action", "reward", "discount", "step_type")
+
+FETCHED_ROWS = 1 << 16
+"""Rows, over all environments, that are brought to the host at once to be saved."""
 
 
 class Replay(NamedTuple):
@@ -34,12 +39,21 @@ class Replay(NamedTuple):
     reward: jax.Array  # [T, N] float32, received on arriving here
     discount: jax.Array  # [T, N] float32, the environment's own: 0 at termination, else 1
     step_type: jax.Array  # [T, N] int8
-    cursor: jax.Array  # [N] int32, row that the next insert writes
-    size: jax.Array  # [N] int32, rows written so far, at most T
+    written: jax.Array  # [N] uint32, rows written since the beginning; row number r lies at r mod T
 
     @property
     def capacity(self) -> int:
         return self.step_type.shape[0]
+
+    @property
+    def cursor(self) -> jax.Array:
+        """`[N]` int32, where the next row goes."""
+        return (self.written % self.capacity).astype(jnp.int32)
+
+    @property
+    def size(self) -> jax.Array:
+        """`[N]` int32, rows that are there, at most T."""
+        return jnp.minimum(self.written, self.capacity).astype(jnp.int32)
 
 
 def create(capacity: int, num_envs: int, observation_size: int, action_size: int) -> Replay:
@@ -50,14 +64,13 @@ def create(capacity: int, num_envs: int, observation_size: int, action_size: int
         reward=jnp.zeros((capacity, num_envs), jnp.float32),
         discount=jnp.zeros((capacity, num_envs), jnp.float32),
         step_type=jnp.zeros((capacity, num_envs), jnp.int8),
-        cursor=jnp.zeros((num_envs,), jnp.int32),
-        size=jnp.zeros((num_envs,), jnp.int32),
+        written=jnp.zeros((num_envs,), jnp.uint32),
     )
 
 
 def nbytes(capacity: int, num_envs: int, observation_size: int, action_size: int) -> int:
     """Bytes that `create` will take."""
-    return capacity * num_envs * bytes_per_row(observation_size, action_size) + 8 * num_envs
+    return capacity * num_envs * bytes_per_row(observation_size, action_size) + 4 * num_envs
 
 
 def bytes_per_row(observation_size: int, action_size: int) -> int:
@@ -84,8 +97,7 @@ def insert(replay: Replay, action: jax.Array, time_step: TimeStep, present: Any 
 
     return replay._replace(
         **{name: write(name, values) for name, values in zip(ROW_FIELDS, row, strict=True)},
-        cursor=(replay.cursor + present) % num_rows,
-        size=jnp.minimum(replay.size + present, num_rows),
+        written=replay.written + present.astype(jnp.uint32),
     )
 
 
@@ -176,44 +188,86 @@ def _transition(
     )
 
 
-def rows(replay: Replay) -> dict[str, np.ndarray]:
-    """What a buffer holds, on the host, to be saved: each environment's rows, oldest first, and `size` `[N]`.
+class Rows(NamedTuple):
+    """Rows of a buffer on the host, to be saved: for each environment those from number `first` on, oldest first."""
 
-    Environments with fewer rows than the fullest are padded with zeros at the end.
-    """
-    size, cursor = np.asarray(replay.size), np.asarray(replay.cursor)
-    age = np.arange(size.max())[:, None]
-    order = (cursor - size + age) % replay.capacity
-    there = age < size
-    env = np.arange(len(size))
+    observation: np.ndarray  # [L, N, O]; environments with fewer than L rows are padded with zeros at the end
+    action: np.ndarray  # [L, N, A]
+    reward: np.ndarray  # [L, N]
+    discount: np.ndarray  # [L, N]
+    step_type: np.ndarray  # [L, N]
+    first: np.ndarray  # [N] int64, number of the first row
+    size: np.ndarray  # [N] int64, rows that are there
 
-    def select(name: str) -> np.ndarray:
-        values = np.asarray(getattr(replay, name))[order, env]
-        return np.where(there.reshape(there.shape + (1,) * (values.ndim - 2)), values, 0).astype(values.dtype)
+    @property
+    def stop(self) -> np.ndarray:
+        """`[N]` int64, the number after that of the last row."""
+        return self.first + self.size
 
-    return {name: select(name) for name in ROW_FIELDS} | {"size": size.astype(np.int32)}
 
-
-def from_rows(empty: Replay, saved: dict[str, np.ndarray]) -> Replay:
-    """A buffer on the host with the rows that `rows` gave; the newest of them where the buffer holds fewer.
+def rows_since(
+    shapes: Replay,
+    written: np.ndarray,
+    since: np.ndarray | None,
+    fetch: Callable[[int, int], Mapping[str, np.ndarray]],
+) -> Rows:
+    """The rows that were written since each environment's row number `since` and are still there.
 
     Args:
-      empty: any buffer of the same sizes, or its shapes.
+      shapes: of the buffer of one seed.
+      written: `[N]`, that of the buffer.
+      since: `[N]`; None for all rows.
+      fetch: gives the row fields `[length, N, ...]` of a number of consecutive places, from `start` on. Called with one
+        `length` only, so that it may be a compiled program.
     """
-    num_rows, num_envs = empty.step_type.shape
-    there = np.asarray(saved["size"])
-    size = np.minimum(there, num_rows)
+    num_rows, num_envs = shapes.step_type.shape
+    written = np.asarray(written, np.int64)
+    oldest = np.maximum(written - num_rows, 0)
+    first = oldest if since is None else np.maximum(oldest, since)
+    size = written - first
     age = np.arange(size.max(initial=0))[:, None]
-    source = np.minimum(there - size + age, np.maximum(there - 1, 0))
-    env = np.arange(num_envs)
+    there = age < size
+    place = (first + age) % num_rows
+    length = max(1, min(num_rows, FETCHED_ROWS // num_envs))
+    fields = {
+        name: np.zeros((len(age), *getattr(shapes, name).shape[1:]), getattr(shapes, name).dtype)
+        for name in ROW_FIELDS
+    }
+    for block in np.unique(place[there] // length):
+        start = int(min(block * length, num_rows - length))
+        here = there & (place // length == block)
+        row, env = np.nonzero(here)
+        for name, values in fetch(start, length).items():
+            fields[name][row, env] = values[place[here] - start, env]
+    return Rows(**fields, first=first, size=size)
 
-    def load(name: str) -> np.ndarray:
-        storage = np.zeros(getattr(empty, name).shape, getattr(empty, name).dtype)
-        if len(age):
-            kept = (age < size).reshape(len(age), num_envs, *(1,) * (storage.ndim - 2))
-            storage[: len(age)] = np.where(kept, np.asarray(saved[name])[source, env], 0)
-        return storage
 
-    fields: dict[str, Any] = {name: load(name) for name in ROW_FIELDS}
-    fields |= {"cursor": (size % num_rows).astype(np.int32), "size": size.astype(np.int32)}
-    return Replay(**fields)
+def from_rows(shapes: Replay, parts: Sequence[Rows]) -> Replay:
+    """A buffer on the host with the rows of `parts`, oldest first; the newest of them where it holds fewer.
+
+    Raises:
+      ValueError: the parts do not follow one another, or are of other sizes.
+    """
+    num_rows, num_envs = shapes.step_type.shape
+    fields: dict[str, Any] = {
+        name: np.zeros(getattr(shapes, name).shape, getattr(shapes, name).dtype) for name in ROW_FIELDS
+    }
+    written = np.zeros(num_envs, np.int64)
+    if parts:
+        written = parts[-1].stop
+    for former, part in itertools.pairwise(parts):
+        if not np.array_equal(former.stop, part.first):
+            raise ValueError("rows are missing between two parts of the replay buffer")
+    if parts and np.any(parts[0].first > np.maximum(written - num_rows, 0)):
+        raise ValueError("the oldest rows of the replay buffer are missing")
+    for part in parts:
+        if part.step_type.shape[1:] != (num_envs,):
+            raise ValueError(f"the rows are of {part.step_type.shape[1]} environments, not {num_envs}")
+        age = np.arange(len(part.step_type))[:, None]
+        row, env = np.nonzero((age < part.size) & (part.first + age >= written - num_rows))
+        for name, storage in fields.items():
+            values = getattr(part, name)
+            if values.shape[1:] != storage.shape[1:]:
+                raise ValueError(f"{name} is {values.shape[2:]} there and {storage.shape[2:]} in this task")
+            storage[(part.first[env] + row) % num_rows, env] = values[row, env]
+    return Replay(**fields, written=written.astype(np.uint32))  # type: ignore[arg-type]

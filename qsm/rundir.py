@@ -26,7 +26,7 @@ from typing import Any, Literal
 from qsm import lock
 from qsm.errors import UserError, nearest
 
-State = Literal["running", "finished", "failed", "interrupted"]
+State = Literal["running", "finished", "failed", "interrupted", "preempted"]
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses a larger number."""

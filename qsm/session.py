@@ -14,15 +14,19 @@ from typing import Literal
 import jax
 import numpy as np
 
-from qsm import replay, rundir, runtime
+from qsm import rundir, runtime
 from qsm.checkpoint import Checkpoints, Saved
 from qsm.display import Display
 from qsm.group import DIVERGED, Member
 from qsm.learner import TrainState
 from qsm.loop import Counters, Hooks, Loop
 from qsm.metrics import MetricWriter
+from qsm.saver import Saver
 
-Outcome = Literal["finished", "interrupted", "diverged"]
+Outcome = Literal["finished", "interrupted", "preempted", "diverged", "unsaved"]
+
+PATIENCE = 30.0
+"""Seconds that training waits for the checkpoint before, when the next one is due."""
 
 
 class Session:
@@ -41,6 +45,7 @@ class Session:
         self.members, self.runs, self.loop = members, runs, loop
         self.display, self.checkpoints = display, checkpoints
         self.config = members[0].config
+        self.saver = Saver(checkpoints, loop.learner.num_rows)
         self.step = start.step
         self.last_returns: list[float | None] = [run.status().get("last_return") for run in runs]
         self.failures: dict[int, str] = {
@@ -51,6 +56,9 @@ class Session:
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
         self._evaluation_seconds = 0.0
+        self._blocked_seconds = 0.0  # by checkpoints, since the last row
+        self._told_problem: str | None = None
+        self._is_late = False
 
     @property
     def going(self) -> list[int]:
@@ -106,16 +114,71 @@ class Session:
         common = {"loop/num_updates": float(num_updates)}
         if self._logged_step is not None:
             seconds = now - self._logged_at - self._evaluation_seconds
+            # How long training stood still for checkpoints; and of the last one, seconds and bytes of its writing.
+            common["checkpoint/blocked_seconds"] = self._blocked_seconds
+            common["checkpoint/seconds"], common["checkpoint/bytes"] = self.saver.seconds, self.saver.bytes
             common["loop/steps_per_second"] = (step - self._logged_step) / max(seconds, 1e-9)
         self._logged_at, self._logged_step, self._evaluation_seconds = now, step, 0.0
+        self._blocked_seconds = 0.0
+        self._tell()
         if self.is_writer:
             for i in self.going:
                 self.writers[i].write("train", step, means[i] | common)
         return state
 
     def on_checkpoint(self, state: TrainState, counters: Counters) -> None:
+        """Begins to write a checkpoint, behind the training."""
+        began = time.perf_counter()
         self.hold_diverged(counters.step, self.loop.learner.means(state))
-        self.save(state, counters)
+        # Where a drive does not answer, it is waited for once and not at every interval.
+        is_free = self.saver.wait(0.0 if self._is_late else PATIENCE)
+        is_late = not runtime.of_writer(np.array(is_free))
+        if is_late and not self._is_late:
+            self.display.warn(
+                "the last checkpoint is still being written; training goes on, and further ones are left out until it "
+                "is done"
+            )
+        self._is_late = is_late
+        self._tell()
+        if not is_late:
+            self._save(state, counters)
+        self._blocked_seconds += time.perf_counter() - began
+
+    def save_last(self, state: TrainState, counters: Counters) -> None:
+        """Writes a checkpoint and waits until it is there."""
+        self.hold_diverged(counters.step, self.loop.learner.means(state))
+        self.saver.wait()
+        self._save(state, counters)
+        self.saver.wait()
+
+    def _save(self, state: TrainState, counters: Counters) -> None:
+        """Copies what every run that goes on has learned, and its new rows, and begins to write them."""
+        learner = self.loop.learner
+        parts = {}
+        for i in self.going:
+            # On several processes all of them gather, and one writes.
+            there = self.checkpoints[i].rows_saved
+            since = runtime.of_writer(np.zeros(learner.num_envs, np.uint32) if there is None else there)
+            parts[i] = Saved(
+                learner.placement.member(state.agent, i),
+                [learner.rows_since(state, i, since)],
+                learner.placement.member(state.metrics, i),
+                self.loop.save(state, i),
+            )
+        if self.is_writer:
+            self.saver.start(parts, counters)
+
+    def _tell(self) -> None:
+        """Says once that checkpoints cannot be written, and once that they can be again."""
+        problem = self.saver.problem
+        if problem is not None and self._told_problem is None:
+            self.display.warn(
+                f"the checkpoint cannot be written: {problem}. Training goes on and the next one will hold all that "
+                "this one would; free space or restore the drive"
+            )
+        elif problem is None and self._told_problem is not None:
+            self.display.warn("checkpoints are being written again; nothing was lost")
+        self._told_problem = problem
 
     def hold_diverged(self, step: int, means: Sequence[dict[str, float]]) -> None:
         """Holds the runs whose numbers are no longer finite and says so; the others go on."""
@@ -137,20 +200,6 @@ class Session:
                 if i in self.writers:
                     self.writers.pop(i).close(failed=True)
 
-    def save(self, state: TrainState, counters: Counters) -> None:
-        """Checkpoints every run that goes on, one after the other."""
-        placement = self.loop.learner.placement
-        for i in self.going:
-            # On several processes all of them gather, and one writes.
-            saved = Saved(
-                placement.member(state.agent, i),
-                replay.rows(placement.member(state.replay, i)),
-                placement.member(state.metrics, i),
-                self.loop.save(state, i),
-            )
-            if self.is_writer:
-                self.checkpoints[i].save(saved, counters)
-
     def fail(self, error: BaseException) -> None:
         """Notes in every run why it ended."""
         state: rundir.State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -159,17 +208,31 @@ class Session:
             for i in self.going:
                 self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], reason)
 
-    def finish(self, end: Counters) -> Outcome:
+    def finish(self, end: Counters, preempted: bool) -> Outcome:
         """Notes how the runs ended and says what to do next."""
         finished = end.step >= self.config.steps
+        stopped: Literal["preempted", "interrupted"] = "preempted" if preempted else "interrupted"
+        state: rundir.State = "finished" if finished else stopped
+        problem, message = self.saver.problem if self.going else None, ""
+        if problem is not None:
+            newest = self.checkpoints[self.going[0]].latest_step
+            state = "failed"
+            message = f"step {end.step:,} could not be saved: {problem}. " + (
+                f"The newest checkpoint is of step {newest:,}"
+                if newest is not None
+                else "There is no checkpoint"
+            )
         for i in self.going if self.is_writer else ():
-            state: rundir.State = "finished" if finished else "interrupted"
-            self.runs[i].write_status(state, end.step, self.config.steps, self.last_returns[i])
+            self.runs[i].write_status(state, end.step, self.config.steps, self.last_returns[i], message)
         lines = [
             f"Failed   {self.members[i].label} {reason}. Try again alone with another --seed or other options"
             for i, reason in self.failures.items()
         ]
-        if finished and self.going:
+        if problem is not None:
+            lines += [
+                f"Failed   {message}. Free space or restore the drive, then go on with the same command."
+            ]
+        elif finished and self.going:
             paths = [self.runs[i].path for i in self.going]
             above = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
             lines += [
@@ -180,8 +243,10 @@ class Session:
         elif self.going:
             lines += [f"Stopped and saved at step {end.step:,}. Go on with the same command."]
         self.display.finish(lines)
+        if problem is not None:
+            return "unsaved"
         if self.going and not finished:
-            return "interrupted"
+            return stopped
         return "diverged" if self.failures else "finished"
 
 

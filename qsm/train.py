@@ -29,7 +29,7 @@ from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
 from qsm.loop import Counters, Loop, Schedule
 from qsm.placement import Placement
-from qsm.session import Outcome, Session, some
+from qsm.session import PATIENCE, Outcome, Session, some
 
 POLL_INTERVAL = {"dm_control": 64, "mjx": 1}
 """How often several processes agree on whether to stop: every so many ticks, or dispatches of the device loop."""
@@ -48,8 +48,9 @@ def train(
     """Trains the runs `members` together. Resumes what is unfinished, leaves what is finished.
 
     Returns:
-      `finished` where every run reached its last step, `interrupted` where they were stopped, and `diverged` where one
-      was held because its numbers were no longer finite.
+      `finished` where every run reached its last step, `interrupted` or `preempted` where they were stopped by Ctrl-C
+      or SIGTERM, `diverged` where one was held because its numbers were no longer finite, and `unsaved` where the last
+      checkpoint could not be written.
 
     Raises:
       UserError: an impossible option, or a folder that cannot take its run.
@@ -127,12 +128,15 @@ def train(
                 if state is None:
                     state = loop.begin()
                 with _interrupts(display, POLL_INTERVAL[launch.backend]) as should_stop:
-                    state, end = loop.run(state, start, session.hooks(should_stop))
-                    session.on_checkpoint(state, end)
+                    state, end = loop.run(state, start, session.hooks(lambda: should_stop() != 0))
+                    session.save_last(state, end)
+                    preempted = should_stop() == signal.SIGTERM
             except BaseException as error:
                 session.fail(error)
+                if not isinstance(error, KeyboardInterrupt):
+                    session.saver.wait(PATIENCE)
                 raise
-        return session.finish(end)
+        return session.finish(end, preempted)
 
 
 class _Builder:
@@ -303,33 +307,40 @@ def _restore(
         name: jax.tree.map(lambda *sums: np.stack(sums), *(one.metrics[name] for one in parts))
         for name in stand_in.metrics
     }
-    state = learner.place(agents_, [one.replay for one in parts], metrics, environment)  # type: ignore[arg-type]
+    try:
+        state = learner.place(agents_, [one.replay for one in parts], metrics, environment)
+    except ValueError as error:
+        raise UserError(f"the replay buffer saved at step {step:,} cannot be restored: {error}") from error
     learner.active[:] = ~np.array(held, bool)
     return state, counters
 
 
 @contextmanager
-def _interrupts(display: Display, poll_interval: int) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step under way; a second one ends at once."""
-    asked = False
+def _interrupts(display: Display, poll_interval: int) -> Iterator[Callable[[], int]]:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step under way; a second one ends at once.
+
+    Yields a function that gives the signal's number, 0 before it.
+    """
+    asked = 0
+    agreed = 0  # by all processes
     calls = 0
 
     def ask(number: int, frame: Any) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
-        asked = True
+        asked = number
         display.warn("stopping after this step and saving; once more ends at once without saving")
 
-    def should_stop() -> bool:
-        nonlocal calls
+    def should_stop() -> int:
+        nonlocal agreed, calls
         if jax.process_count() == 1:
             return asked
         # All processes must stop at the same step, and a signal reaches them at different ones.
         calls += 1
-        if calls % poll_interval:
-            return False
-        return bool(np.any(multihost_utils.process_allgather(np.array(asked))))
+        if not agreed and calls % poll_interval == 0:
+            agreed = int(np.max(multihost_utils.process_allgather(np.array(asked))))
+        return agreed
 
     if threading.current_thread() is not threading.main_thread():
         yield should_stop  # signals can only be handled in the main thread

@@ -156,7 +156,7 @@ def full_replay(capacity: int) -> replay.Replay:
         reward=uniform(keys[2], empty.reward),
         discount=jnp.ones_like(empty.discount),
         step_type=jnp.full_like(empty.step_type, StepType.MID),
-        size=jnp.full_like(empty.size, capacity),
+        written=jnp.full_like(empty.written, capacity),
     )
 
 

@@ -5,6 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from envs.api import Arrival, StepType, TimeStep
+from qsm import replay
+from qsm.replay import Replay, Rows
+
+
+def stored(buffer: Replay, since: np.ndarray | None = None) -> Rows:
+    """What the buffer of one seed holds, in the order of arrival."""
+
+    def fetch(start: int, length: int) -> dict[str, np.ndarray]:
+        return {name: np.array(getattr(buffer, name)[start : start + length]) for name in replay.ROW_FIELDS}
+
+    return replay.rows_since(buffer, np.asarray(buffer.written), since, fetch)
 
 
 def arrival(

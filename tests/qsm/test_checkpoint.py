@@ -13,12 +13,12 @@ import pytest
 
 import agents
 from envs.api import EnvSpec, StepType
-from qsm import checkpoint, replay
+from qsm import checkpoint
 from qsm.checkpoint import KEPT, Checkpoints, Saved
 from qsm.errors import UserError
 from qsm.learner import Learner, TrainState
 from qsm.loop import Counters
-from tests.arrivals import arrival
+from tests.arrivals import arrival, stored
 from tests.tally_agent import TallyAgent
 
 SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, action_repeat=1)
@@ -49,10 +49,10 @@ ENVIRONMENT = {
 }
 
 
-def saved(state: TrainState) -> Saved:
-    """The only seed's part of `state`, with an environment beside it."""
+def saved(state: TrainState, since: np.ndarray | None = None) -> Saved:
+    """The only seed's part of `state`, with an environment beside it, and the rows from `since` on."""
     part = jax.device_get(jax.tree.map(lambda leaf: leaf[0], state))
-    return Saved(part.agent, replay.rows(part.replay), part.metrics, ENVIRONMENT)
+    return Saved(part.agent, [stored(part.replay, since)], part.metrics, ENVIRONMENT)
 
 
 def placed(learner: Learner, saved: Saved) -> TrainState:
@@ -80,11 +80,11 @@ def test_a_training_state_comes_back_bit_for_bit(name: str, tmp_path: Path):
     learner = small_learner(name)
     state = trained(learner)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(saved(state), Counters(12, 6))
+        checkpoints.save(saved(state), Counters(12, 6), 8)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         restored, counters = checkpoints.restore(learner, 12)
     assert counters == Counters(12, 6)
-    assert len(restored.replay["step_type"]) == learner.capacity
+    assert len(restored.replay[0].step_type) == learner.capacity
     assert_same(restored, saved(state))
     assert learner.drain(placed(learner, restored))[1] == learner.drain(state)[1]
 
@@ -93,7 +93,7 @@ def test_a_restored_state_learns_on_as_the_saved_one_would(tmp_path: Path):
     learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
     state = trained(learner)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(saved(state), Counters(12, 6))
+        checkpoints.save(saved(state), Counters(12, 6), 8)
         restored, _ = checkpoints.restore(learner, 12)
     arguments = (np.ones((1, 1, 1), np.float32), arrival(StepType.FIRST, 1), np.int32(6), np.int32(5))
     assert_same(
@@ -108,9 +108,10 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.latest_step is None
         for step in (0, 10, 200, 3000):
-            checkpoints.save(saved(state), Counters(step, step // 2))
+            checkpoints.save(saved(state, checkpoints.rows_saved), Counters(step, step // 2), 8)
+            checkpoints.prune()
             assert checkpoints.latest_step == step
-        checkpoints.save(saved(state), Counters(3000, 7))  # is there already
+        checkpoints.save(saved(state), Counters(3000, 7), 8)  # is there already
         assert checkpoints.steps() == [200, 3000]
     assert KEPT == 2
     assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["200", "3000"]
@@ -118,18 +119,18 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
         assert checkpoints.restore(learner, 3000)[1] == Counters(3000, 1500)
         assert checkpoints.restore(learner, 200)[1] == Counters(200, 100)
         checkpoints.go_back_to(200)
-        checkpoints.save(saved(state), Counters(700, 7))
+        checkpoints.save(saved(state, checkpoints.rows_saved), Counters(700, 7), 8)
         assert checkpoints.steps() == [200, 700]
 
 
 def test_a_buffer_that_was_not_full_may_be_restored_into_a_smaller_one(tmp_path: Path):
     state = trained(Learner(TallyAgent(), SPEC, 0, capacity=8), num_ticks=7)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(saved(state), Counters(7, 1))
+        checkpoints.save(saved(state), Counters(7, 1), 8)
         smaller = Learner(TallyAgent(), SPEC, 0, capacity=5)
         restored, _ = checkpoints.restore(smaller, 7)
     np.testing.assert_array_equal(
-        saved(placed(smaller, restored)).replay["observation"], saved(state).replay["observation"][2:]
+        saved(placed(smaller, restored)).replay[0].observation, saved(state).replay[0].observation[2:]
     )
 
 
@@ -138,7 +139,7 @@ def test_the_agent_alone_can_be_read(tmp_path: Path):
     state = trained(learner)
     folder = tmp_path / "checkpoints"
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(saved(state), Counters(12, 6))
+        checkpoints.save(saved(state), Counters(12, 6), 8)
     # A player has no use for the buffer: its own is of another size.
     agent_state, step = checkpoint.restore_agent(folder, small_learner("sac", capacity=1))
     assert step == 12
@@ -157,7 +158,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(
 ):
     folder = tmp_path / "checkpoints"
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(saved(trained(small_learner("sac"))), Counters(12, 6))
+        checkpoints.save(saved(trained(small_learner("sac"))), Counters(12, 6), 8)
     with pytest.raises(UserError) as refusal:
         checkpoint.restore_agent(folder, small_learner(name, size))
     assert str(refusal.value) == f"the checkpoint {folder / '12'} cannot be read: {reason}"
@@ -192,7 +193,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[Path], object], t
     state = trained(learner)
     with Checkpoints(folder) as checkpoints:
         for step in (12, 24):
-            checkpoints.save(saved(state), Counters(step, 6))
+            checkpoints.save(saved(state, checkpoints.rows_saved), Counters(step, 6), 8)
     files = sorted(path for path in (folder / "24").rglob("*") if path.is_file() and path.stat().st_size)
     assert len(files) > 10
     for path in files:
@@ -209,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[Path], object], t
     with Checkpoints(folder) as checkpoints:
         checkpoints.set_damaged_aside(told.append)
         assert checkpoints.steps() == [12]
-        checkpoints.save(saved(state), Counters(24, 6))
+        checkpoints.save(saved(state, checkpoints.rows_saved), Counters(24, 6), 8)
         assert checkpoints.steps() == [12, 24]
     (warning,) = told
     assert f"it is kept as {tmp_path / 'damaged_checkpoint_24'}" in warning
@@ -221,7 +222,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_touched(tmp_path: Path):
     folder = tmp_path / "checkpoints"
     learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(saved(trained(learner)), Counters(12, 6))
+        checkpoints.save(saved(trained(learner)), Counters(12, 6), 8)
     for path in (folder / "12" / "agent").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")

@@ -11,11 +11,11 @@ import pytest
 
 from envs.api import StepType
 from envs.vector import VectorEnvironment
-from qsm import replay
 from qsm.config import RunConfig
 from qsm.device_loop import CHUNK, DeviceLoop, DevicePlayer, Pace
 from qsm.learner import FAILURE_RATE, Learner, TrainState
 from qsm.loop import Counters
+from tests.arrivals import stored
 from tests.probe_device_environments import Counter
 from tests.recorder import Recorder
 from tests.tally_agent import TallyAgent
@@ -47,7 +47,7 @@ def make_loop(seeds: tuple[int, ...] = (0,), environment: Any = None, **changes:
 
 
 def rows_of(state: TrainState, seed: int = 0) -> dict[str, np.ndarray]:
-    return replay.rows(jax.device_get(jax.tree.map(lambda leaf: leaf[seed], state.replay)))
+    return stored(jax.device_get(jax.tree.map(lambda leaf: leaf[seed], state.replay)))._asdict()
 
 
 def same(one: Any, other: Any) -> None:
@@ -126,7 +126,7 @@ def test_a_run_is_resumed_bit_for_bit(loop: DeviceLoop, whole: tuple[TrainState,
     saved = [loop.save(state, i) for i in range(2)]
     parts = jax.device_get(state)
     learner = loop.learner
-    rows = [rows_of(state, i) for i in range(2)]
+    rows = [[learner.rows_since(state, i, None)] for i in range(2)]
     again = learner.place(parts.agent, rows, parts.metrics, loop.restore(saved))
     again, end = loop.run(again, counters, Recorder().hooks)
     assert end == whole[1]

@@ -20,6 +20,7 @@ from agents.api import Sampling, Transition
 from envs.api import StepType, TimeStep
 from qsm import replay
 from qsm.replay import Replay
+from tests.arrivals import stored
 
 CAPACITY = 11
 GAMMA = 0.5  # with whole rewards, sums and powers are exact in float32
@@ -233,36 +234,64 @@ def test_what_was_inserted_may_be_reused():
     buffer = jax.block_until_ready(insert(buffer, action, time_step))
     for array in (action, *time_step):
         array[...] = 99
-    row = replay.rows(buffer)
-    assert row["observation"].tolist() == [[[7, 0]]]
-    assert row["action"].tolist() == [[[-7]]]
-    assert (row["reward"].item(), row["discount"].item(), row["step_type"].item()) == (3, 1, StepType.MID)
+    row = stored(buffer)
+    assert row.observation.tolist() == [[[7, 0]]]
+    assert row.action.tolist() == [[[-7]]]
+    assert (row.reward.item(), row.discount.item(), row.step_type.item()) == (3, 1, StepType.MID)
 
 
 def test_a_row_is_written_in_the_order_of_arrival():
-    saved = replay.rows(filled([stream(FIRST, *[MID] * 14), stream(FIRST, *[MID] * 13, LAST)]))
-    assert saved["observation"][:, 0, 0].tolist() == list(range(4, 15))
-    assert saved["action"][:, 1, 0].tolist() == [-i for i in range(4, 15)]
-    assert saved["step_type"][-1].tolist() == [StepType.MID, StepType.LAST]
+    saved = stored(filled([stream(FIRST, *[MID] * 14), stream(FIRST, *[MID] * 13, LAST)]))
+    assert saved.observation[:, 0, 0].tolist() == list(range(4, 15))
+    assert saved.action[:, 1, 0].tolist() == [-i for i in range(4, 15)]
+    assert saved.step_type[-1].tolist() == [StepType.MID, StepType.LAST]
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 7, CAPACITY, CAPACITY + 4])
-@pytest.mark.parametrize("capacity", [5, CAPACITY, 20])
-def test_rows_round_trip_into_any_capacity(num_rows: int, capacity: int):
+@pytest.mark.parametrize("capacity", [5, CAPACITY])
+def test_rows_round_trip_into_any_smaller_capacity(num_rows: int, capacity: int):
     rows = stream(*[FIRST, MID, MID, LAST] * 5)
-    saved = replay.rows(filled([rows[:num_rows]]))
-    buffer = replay.from_rows(replay.create(capacity, 1, 2, 1), saved)
+    saved = stored(filled([rows[:num_rows]]))
+    buffer = replay.from_rows(replay.create(capacity, 1, 2, 1), [saved])
     kept = rows[max(0, num_rows - min(CAPACITY, capacity)) : num_rows]
-    again = replay.rows(buffer)
-    assert again["observation"][:, 0, 0].tolist() == [row.identity for row in kept]
+    again = stored(buffer)
+    assert again.observation[:, 0, 0].tolist() == [row.identity for row in kept]
+    assert again.stop.tolist() == [num_rows]
     for name in replay.ROW_FIELDS:
-        np.testing.assert_array_equal(again[name], saved[name][len(saved[name]) - len(kept) :])
-        assert again[name].dtype == saved[name].dtype
+        there, here = getattr(saved, name), getattr(again, name)
+        np.testing.assert_array_equal(here, there[len(there) - len(kept) :])
+        assert here.dtype == there.dtype
     # It goes on as a buffer that was never saved would.
     for row in rows[num_rows : num_rows + 3]:
         buffer = insert(buffer, *arrival([row]))
     written = [*kept, *rows[num_rows : num_rows + 3]][-capacity:]
-    assert replay.rows(buffer)["observation"][:, 0, 0].tolist() == [row.identity for row in written]
+    assert stored(buffer).observation[:, 0, 0].tolist() == [row.identity for row in written]
+
+
+@pytest.mark.parametrize("fetched", [1, 6, 1000])
+def test_rows_saved_in_parts_are_the_buffer(fetched: int, monkeypatch: pytest.MonkeyPatch):
+    """Environments that reset at different times, saved at every third arrival, the ring going round twice."""
+    monkeypatch.setattr(replay, "FETCHED_ROWS", fetched)
+    buffer = replay.create(CAPACITY, 2, 2, 1)
+    shapes = jax.eval_shape(lambda: replay.create(CAPACITY, 2, 2, 1))
+    parts: list[replay.Rows] = []
+    for i in range(2 * CAPACITY + 3):
+        present = np.array([True, i % 4 != 0])
+        buffer = jax.jit(replay.insert)(buffer, *arrival([Row(i, MID, i, 1), Row(-i, MID, i, 1)]), present)
+        if i % 3 == 0:
+            parts.append(stored(buffer, parts[-1].stop if parts else None))
+            assert len(parts[-1].step_type) <= 3
+            jax.tree.map(np.testing.assert_array_equal, replay.from_rows(shapes, parts), buffer)
+    needed = [part for part in parts if np.any(part.stop > np.asarray(buffer.written) - CAPACITY)]
+    assert len(needed) < len(parts)
+    assert parts[-1].stop.tolist() == np.asarray(buffer.written).tolist()
+    jax.tree.map(np.testing.assert_array_equal, replay.from_rows(shapes, needed), buffer)
+    with pytest.raises(ValueError, match="missing between"):
+        replay.from_rows(shapes, [*needed[:1], *needed[2:]])
+    with pytest.raises(ValueError, match="oldest rows"):
+        replay.from_rows(shapes, needed[1:])
+    with pytest.raises(ValueError, match="2 environments, not 1"):
+        replay.from_rows(jax.eval_shape(lambda: replay.create(CAPACITY, 1, 2, 1)), needed)
 
 
 def test_memory_is_within_five_percent_of_the_bare_frames():

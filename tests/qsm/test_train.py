@@ -20,7 +20,6 @@ import agents
 from agents.sac import SACConfig
 from envs import dmc
 from envs.api import StepType, TimeStep
-from qsm import replay
 from qsm.config import RunConfig
 from qsm.csvfile import read_csv
 from qsm.errors import UserError
@@ -29,6 +28,7 @@ from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
 from qsm.loop import Counters, updates_due
 from qsm.train import Outcome, train
+from tests.arrivals import stored
 from tests.probe_environments import TruncatedReward
 from tests.recorder import Recorder
 from tests.tally_agent import TallyAgent
@@ -89,7 +89,7 @@ def kinds(state: TrainState) -> list[int]:
 
 def rows_of(state: TrainState, seed: int = 0) -> dict[str, np.ndarray]:
     """The rows of one seed's buffer."""
-    return replay.rows(jax.tree.map(lambda leaf: leaf[seed], state.replay))
+    return stored(jax.tree.map(lambda leaf: leaf[seed], state.replay))._asdict()
 
 
 def actions(state: TrainState) -> np.ndarray:
