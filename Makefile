@@ -41,12 +41,13 @@ endef
 export PROBE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train test faults lint format clean
 
 help:
 	@echo "make setup     create .venv with the pinned dependencies (ACCELERATOR=cpu|cuda|tpu, PYTHON=...)"
 	@echo "make train     set up, then train a QSM agent on cartpole-swingup (SEED=0, RUNS=runs, TRAIN_ARGS=...)"
 	@echo "make test      set up, then run the tests (TEST_ARGS=...)"
+	@echo "make faults    set up, then inject faults into trainings and count what was survived (FAULTS_ARGS=--quick)"
 	@echo "make lint      check style (ruff) and types (pyright)"
 	@echo "make format    rewrite the code in the project's style"
 	@echo "make clean     remove .venv and caches; runs stay"
@@ -85,6 +86,9 @@ train: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+faults: setup
+	@$(BIN)/python scripts/faults.py $(FAULTS_ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -59,7 +59,6 @@ class Checkpoints:
       latest_step: environment step of the newest checkpoint; None where there is none.
       rows_saved: `[N]` uint32, the number of the first row of the replay buffer that no file holds yet; None where none
         holds any.
-      bytes_written: by the last `save`.
     """
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
@@ -91,7 +90,6 @@ class Checkpoints:
 
         self._rows = folder.parent / "replay"
         self._segments: list[Segment] = []  # of the newest checkpoint
-        self.bytes_written = 0
         self.latest_step: int | None = None
         self._look()
 
@@ -178,9 +176,6 @@ class Checkpoints:
             self.drop(step)
             raise
         self._segments, self.latest_step = named, step
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        files += [self._rows / segment.name for segment in new]
-        self.bytes_written = sum(path.stat().st_size for path in files)
 
     def drop(self, step: int) -> None:
         """Removes what there is of the checkpoint at `step`: it failed here, or for another run of the group."""

@@ -28,6 +28,10 @@ from qsm.placement import Placement
 from qsm.replay import Replay, Rows
 
 FAILURE_RATE = "simulator/failure_rate"
+FINITE = "learner/finite_updates"
+"""Sum beside the metrics: updates up to the first whose metrics were not finite, and all updates."""
+BAD_UPDATES = "learner/bad_updates"
+"""Updates from that one on; among the means only where there are any."""
 
 
 class Streams(NamedTuple):
@@ -188,8 +192,9 @@ class Learner:
 
     def means(self, state: TrainState) -> list[dict[str, float]]:
         """The metrics' means since the last `drain`, for each seed; what never happened is left out."""
-        sums = self.placement.fetch(state.metrics)
-        return [
+        sums = dict(self.placement.fetch(state.metrics))
+        finite = sums.pop(FINITE)
+        means = [
             {
                 name: float(mean.total[i] / mean.count[i])
                 for name, mean in sums.items()
@@ -197,6 +202,10 @@ class Learner:
             }
             for i in range(self.num_seeds)
         ]
+        for i, found in enumerate(means):
+            if finite.total[i] < finite.count[i]:
+                found[BAD_UPDATES] = float(finite.count[i] - finite.total[i])
+        return means
 
     # ---- Programs of the group ----------------------------------------------------------------------------------
 
@@ -286,6 +295,10 @@ class Learner:
             agent_state, sums = carry
             new_state, metrics = self.update_one(agent_state, buffer, streams, first_update + i, active)
             added = jax.tree.map(jnp.add, {name: sums[name] for name in metrics}, metrics)
+            is_finite = jnp.isfinite(jnp.stack([mean.total for mean in metrics.values()])).all()
+            finite = sums[FINITE]
+            so_far = is_finite & (finite.total == finite.count)
+            added[FINITE] = Mean(finite.total + so_far, finite.count + 1)
             return self._held(active, (new_state, sums | added), carry)
 
         agent_state, sums = jax.lax.fori_loop(0, num_updates, update, (agent_state, sums))
@@ -313,4 +326,5 @@ class Learner:
         streams = make_streams(0)
         agent_state = self.agent.init(jax.random.clone(streams.init))
         metrics = self.update_one(agent_state, self._empty_replay(), streams, jnp.zeros((), jnp.int32))[1]
-        return metrics | {FAILURE_RATE: Mean(jnp.zeros(()), jnp.zeros(()))}
+        nothing = Mean(jnp.zeros(()), jnp.zeros(()))
+        return metrics | {FAILURE_RATE: nothing, FINITE: nothing}

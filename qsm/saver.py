@@ -22,7 +22,7 @@ class Saver:
 
     Attributes:
       problem: why the last checkpoint could not be written; None where it was.
-      seconds, bytes: what the last one that was written took.
+      seconds: what the last one that was written took.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoints], capacity: int) -> None:
@@ -30,7 +30,7 @@ class Saver:
         self._capacity = capacity
         self._thread: threading.Thread | None = None
         self.problem: str | None = None
-        self.seconds, self.bytes = 0.0, 0
+        self.seconds = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -71,4 +71,3 @@ class Saver:
             return
         self.problem = None
         self.seconds = time.perf_counter() - began
-        self.bytes = sum(checkpoints.bytes_written for checkpoints in done)

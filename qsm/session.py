@@ -14,11 +14,11 @@ from typing import Literal
 import jax
 import numpy as np
 
-from qsm import rundir, runtime
+from qsm import diagnosis, rundir, runtime
 from qsm.checkpoint import Checkpoints, Saved
 from qsm.display import Display
 from qsm.group import DIVERGED, Member
-from qsm.learner import TrainState
+from qsm.learner import BAD_UPDATES, TrainState
 from qsm.loop import Counters, Hooks, Loop
 from qsm.metrics import MetricWriter
 from qsm.saver import Saver
@@ -109,14 +109,14 @@ class Session:
 
     def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
         state, means = self.loop.learner.drain(state)
-        self.hold_diverged(step, means)
+        self.hold_diverged(Counters(step, num_updates), state, means)
         now = time.perf_counter()
         common = {"loop/num_updates": float(num_updates)}
         if self._logged_step is not None:
             seconds = now - self._logged_at - self._evaluation_seconds
-            # How long training stood still for checkpoints; and of the last one, seconds and bytes of its writing.
+            # How long training stood still for checkpoints, and how long the last one took to be written behind it.
             common["checkpoint/blocked_seconds"] = self._blocked_seconds
-            common["checkpoint/seconds"], common["checkpoint/bytes"] = self.saver.seconds, self.saver.bytes
+            common["checkpoint/write_seconds"] = self.saver.seconds
             common["loop/steps_per_second"] = (step - self._logged_step) / max(seconds, 1e-9)
         self._logged_at, self._logged_step, self._evaluation_seconds = now, step, 0.0
         self._blocked_seconds = 0.0
@@ -129,7 +129,7 @@ class Session:
     def on_checkpoint(self, state: TrainState, counters: Counters) -> None:
         """Begins to write a checkpoint, behind the training."""
         began = time.perf_counter()
-        self.hold_diverged(counters.step, self.loop.learner.means(state))
+        self.hold_diverged(counters, state, self.loop.learner.means(state))
         # Where a drive does not answer, it is waited for once and not at every interval.
         is_free = self.saver.wait(0.0 if self._is_late else PATIENCE)
         is_late = not runtime.of_writer(np.array(is_free))
@@ -146,7 +146,7 @@ class Session:
 
     def save_last(self, state: TrainState, counters: Counters) -> None:
         """Writes a checkpoint and waits until it is there."""
-        self.hold_diverged(counters.step, self.loop.learner.means(state))
+        self.hold_diverged(counters, state, self.loop.learner.means(state))
         self.saver.wait()
         self._save(state, counters)
         self.saver.wait()
@@ -180,22 +180,34 @@ class Session:
             self.display.warn("checkpoints are being written again; nothing was lost")
         self._told_problem = problem
 
-    def hold_diverged(self, step: int, means: Sequence[dict[str, float]]) -> None:
-        """Holds the runs whose numbers are no longer finite and says so; the others go on."""
+    def hold_diverged(self, counters: Counters, state: TrainState, means: Sequence[dict[str, float]]) -> None:
+        """Holds the runs whose numbers are no longer finite and says where; the others go on."""
+        learner = self.loop.learner
         for i in self.going:
-            wrong = [name for name, value in means[i].items() if not math.isfinite(value)]
-            if not wrong:
+            bad_updates = int(means[i].pop(BAD_UPDATES, 0))
+            wrong = {name: value for name, value in means[i].items() if not math.isfinite(value)}
+            if not wrong and not bad_updates:
                 continue
+            agent, rows = learner.placement.member(state.agent, i), learner.rows_since(state, i, None)
+            found = diagnosis.diagnose(counters.step, counters.num_updates, bad_updates, wrong, agent, rows)
+            self.failures[i] = f"{DIVERGED} by step {counters.step:,}: {found.describe()}"
+            learner.active[i] = False
             newest = self.checkpoints[i].latest_step
-            self.failures[i] = f"{DIVERGED} by step {step:,}: {wrong[0]} is {means[i][wrong[0]]}"
-            self.loop.learner.active[i] = False
             kept = (
                 f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
             )
+            folder = self.runs[i].path / f"diverged_{counters.step}"
+            environment = self.loop.save(state, i)
+            if self.is_writer:
+                try:
+                    diagnosis.write(folder, found, agent, rows, environment)
+                    kept += f", and all its numbers are in {folder}"
+                except OSError as error:
+                    kept += f", and its numbers could not be written ({error.strerror or error})"
             self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
             if self.is_writer:
                 self.runs[i].write_status(
-                    "failed", step, self.config.steps, self.last_returns[i], self.failures[i]
+                    "failed", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
                 )
                 if i in self.writers:
                     self.writers.pop(i).close(failed=True)

@@ -305,9 +305,32 @@ def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, t
     assert qsm(*TRAIN) == (130, "", "")  # it has told of its end
     monkeypatch.setattr(sys.modules["qsm.train"], "train", lambda *arguments: "diverged")
     assert qsm(*TRAIN) == (1, "", "")
+    monkeypatch.setattr(sys.modules["qsm.train"], "train", lambda *arguments: "preempted")
+    assert qsm(*TRAIN) == (143, "", "")
     fail_with(ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         qsm(*TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("--num-devices 0", "--num-devices is 0; it must be from 1 to"),
+        ("--num-devices 9", "num_devices is 9, but there are 8 devices here"),
+        (
+            "--num-devices 3 --num-seeds 2",
+            "num_devices is 3, which divides neither the 2 seeds nor both the 1",
+        ),
+        ("--num-devices 4 --batch-size 64", "num_devices is 4, which divides neither the 1 seeds"),
+    ],
+)
+def test_devices_that_cannot_be_used_are_told_of_in_one_line(qsm, line: str, reason: str, tmp_path: Path):
+    """On the eight simulated devices of tests/conftest.py."""
+    where = ["--runs", str(tmp_path / "runs")]
+    status, output, errors = qsm("train", "sac", "cartpole-swingup", *line.split(), *where)
+    assert (status, output) == (2, "")
+    assert reason in errors.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 from agents.sac import SACConfig
 from envs import dmc
 from envs.api import SimulationError, TimeStep
-from qsm import checkpoint
+from qsm import checkpoint, segments
 from qsm.config import LaunchOptions, RunConfig
 from qsm.csvfile import read_csv
 from qsm.errors import UserError
 from qsm.group import Member, common_step, members
 from qsm.learner import FAILURE_RATE
+from qsm.replay import Rows
+from qsm.segments import Segment
 from qsm.train import Outcome, train
 from tests.probe_environments import ObservationReward
 
@@ -172,9 +175,44 @@ def test_one_that_diverges_is_held_and_the_others_go_on(
     text = capsys.readouterr().out
     assert "critic_learning_rate=10 seed 0 diverged by step 15" in text
     assert list((poisoned / "checkpoints").iterdir()) == []  # nothing that is not finite is kept
+    report = json.loads((poisoned / "diverged_15" / "report.json").read_text())
+    assert (report["step"], report["num_updates"], report["first_bad_update"]) == (15, 5, 1)
+    assert report["metrics"]["critic/loss"] in ("inf", "nan")
+    assert "since update 1; not finite: " in status(poisoned)["message"]
+    assert {name.partition(".")[0] for name in report["arrays"]} >= {"critic_params"}
+    assert report["rows"] == []  # 3e38 is a finite reward
+    with np.load(poisoned / "diverged_15" / "state.npz", allow_pickle=False) as state:
+        assert state["replay/reward"].max() == np.float32(3e38)
+        for name, found in report["arrays"].items():
+            assert np.isnan(state[f"agent/{name}"]).sum() == found["nan"]
     # The same command again: one is finished, the other is tried anew, here in a world that was mended.
     assert train("sac", "probe", runs) == "finished"
     assert f"{good} is finished" in capsys.readouterr().out
+
+
+def test_where_one_of_a_group_cannot_be_saved_none_is(
+    made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else the runs would have no step in common to go on from."""
+    write = segments.write
+
+    def fail(folder: Path, step: int, rows: Rows) -> Segment:
+        if step == 30 and "seed_1" in str(folder):
+            raise OSError(errno.EDQUOT, "quota")
+        return write(folder, step, rows)
+
+    def stop(task: Task) -> None:
+        if task.num_steps == 35:
+            raise RuntimeError("gone")
+
+    monkeypatch.setattr(segments, "write", fail)
+    with monkeypatch.context() as patch:
+        at_steps(made, patch, stop)
+        with pytest.raises(RuntimeError, match="gone"):
+            run(tmp_path)
+    for seed in (0, 1):
+        checkpoints = folder(tmp_path, seed) / "checkpoints"
+        assert [path.name for path in checkpoints.iterdir() if path.name.isdigit()] == ["15"]
 
 
 def test_a_simulation_that_fails_is_counted_and_the_run_goes_on(

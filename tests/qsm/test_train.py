@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import re
 import signal
 from collections.abc import Callable
 from fractions import Fraction
@@ -20,6 +23,8 @@ import agents
 from agents.sac import SACConfig
 from envs import dmc
 from envs.api import StepType, TimeStep
+from qsm import segments
+from qsm.checkpoint import is_whole
 from qsm.config import RunConfig
 from qsm.csvfile import read_csv
 from qsm.errors import UserError
@@ -27,6 +32,8 @@ from qsm.group import Member
 from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
 from qsm.loop import Counters, updates_due
+from qsm.replay import ROW_FIELDS, Rows
+from qsm.segments import Segment
 from qsm.train import Outcome, train
 from tests.arrivals import stored
 from tests.probe_environments import TruncatedReward
@@ -266,10 +273,10 @@ def assert_complete(path: Path) -> None:
     assert (path / "checkpoints" / "10").is_dir()
 
 
-def interrupt(at: int) -> Callable[[int], None]:
+def interrupt(at: int, by: signal.Signals = signal.SIGINT) -> Callable[[int], None]:
     def at_step(step: int) -> None:
         if step == at:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(by)
 
     return at_step
 
@@ -303,6 +310,65 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert "resuming at step 7" in capsys.readouterr().out
     assert_complete(path)
     assert tasks[number].num_steps == 3
+
+
+def test_sigterm_is_told_from_ctrl_c(tasks: list[Task], tmp_path: Path):
+    path = tmp_path / "run"
+    assert run(path, interrupt(7, signal.SIGTERM)) == "preempted"
+    assert (status(path)["state"], status(path)["step"]) == ("preempted", 7)
+    assert run(path) == "finished"
+    assert_complete(path)
+
+
+def full_disk(from_step: int, to_step: int) -> Any:
+    """In place of `segments.write`: fails for checkpoints in that range."""
+    write = segments.write
+
+    def fail(folder: Path, step: int, rows: Rows) -> Segment:
+        if from_step <= step <= to_step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(folder, step, rows)
+
+    return fail
+
+
+def test_training_goes_on_while_the_disk_is_full(
+    tasks: list[Task],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    whole, path = tmp_path / "whole", tmp_path / "run"
+    assert run(whole, checkpoint_interval=2) == "finished"
+    monkeypatch.setattr(segments, "write", full_disk(4, 7))
+    assert run(path, interrupt(at=9), checkpoint_interval=2) == "interrupted"
+    assert len(re.findall(r"cannot be written: No space left on device\.", capsys.readouterr().out)) == 1
+    assert sorted(file.name for file in (path / "replay").iterdir()) == ["2.npz", "8.npz", "9.npz"]
+    assert run(path, checkpoint_interval=2) == "finished"
+    assert_complete(path)
+    assert is_whole(path / "checkpoints" / "10")
+    assert all_rows(path) == all_rows(whole)
+
+
+def all_rows(path: Path) -> list[bytes]:
+    """The fields of all rows that the files of a run hold, joined."""
+    files = sorted((path / "replay").iterdir(), key=lambda file: int(file.stem))
+    parts = [np.load(file, allow_pickle=False) for file in files]
+    return [np.concatenate([part[name] for part in parts]).tobytes() for name in ROW_FIELDS]
+
+
+def test_a_run_whose_end_cannot_be_saved_says_so_and_can_be_ended_later(
+    tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "write", full_disk(7, 10))
+        assert run(path) == "unsaved"
+    assert status(path)["state"] == "failed"
+    assert "step 10 could not be saved: No space left on device" in status(path)["message"]
+    assert "The newest checkpoint is of step 6" in capsys.readouterr().out
+    assert run(path) == "finished"
+    assert_complete(path)
 
 
 def test_a_second_ctrl_c_ends_at_once(tasks: list[Task], tmp_path: Path):

@@ -1,0 +1,316 @@
+"""Injects faults into real trainings and counts how many were survived with nothing lost.
+
+    python scripts/faults.py [--quick] [--kills 4] [--seed 0]
+
+Every case trains through `qsm train` in processes of its own, is disturbed, and is started again with the same command
+until it is finished. It has survived where it then holds, bit for bit, what a training that was left alone holds: rows
+of metrics (but for seconds), learned state, replay buffer, environment. Exit status 1 where one was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from qsm import segments
+from qsm.csvfile import read_csv
+from qsm.diagnosis import named_leaves
+from qsm.replay import ROW_FIELDS
+
+STEPS, INTERVAL = 1200, 100
+TRAINING = ["train", "sac", "cartpole-swingup", "--steps", str(STEPS), "--random-steps", "100"]
+TRAINING += [
+    "--hidden-sizes",
+    "16",
+    "--batch-size",
+    "16",
+    "--replay-capacity",
+    "1000",
+    "--eval-episodes",
+    "1",
+]
+TRAINING += [
+    "--eval-interval",
+    "300",
+    "--log-interval",
+    str(INTERVAL),
+    "--checkpoint-interval",
+    str(INTERVAL),
+]
+TRAINING += ["--wandb", "disabled"]
+SMALL_FILES = 6_000
+"""Bytes that a file may have where the disk is full: rows of metrics can be written, checkpoints cannot."""
+PATIENCE = 900.0
+"""Seconds after which a training counts as hanging."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Inject faults into real trainings."""
+
+    quick: bool = False
+    """Only a kill and a flipped bit."""
+    kills: int = 4
+    """Kills at random points of one training."""
+    seed: int = 0
+    """Of the random points."""
+    folder: Path | None = None
+    """Where to train; none: a folder that is removed afterwards."""
+
+
+class Training:
+    """One run folder, and how it is trained."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output = ""
+
+    def start(self, wrapper: str = "", limit: int | None = None) -> subprocess.Popen[str]:
+        """Starts `qsm train`.
+
+        Args:
+          wrapper: Python that is run before, in the same process.
+          limit: bytes that any file may have.
+        """
+
+        def set_limit() -> None:
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        program = f"{wrapper}\nimport sys\nfrom qsm.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *TRAINING, "--run-dir", str(self.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=set_limit,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+
+    def end(self, process: subprocess.Popen[str]) -> int:
+        """Waits for `process` and keeps what it said; its exit status."""
+        self.output, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode
+
+    def finish(self) -> int:
+        return self.end(self.start())
+
+    def step(self) -> int:
+        """Where the run is, as far as its files tell."""
+        try:
+            return int(json.loads((self.folder / "status.json").read_text())["step"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def newest(self) -> Path:
+        """Folder of the newest checkpoint."""
+        names = [path.name for path in (self.folder / "checkpoints").iterdir() if path.name.isdigit()]
+        return self.folder / "checkpoints" / max(names, key=int)
+
+    def reach(self, process: subprocess.Popen[str], number: int) -> None:
+        """Waits until there are checkpoints from `number` steps on, or the process has ended."""
+        began = time.monotonic()
+        checkpoints = self.folder / "checkpoints"
+        while process.poll() is None and time.monotonic() - began < PATIENCE:
+            there = checkpoints.iterdir() if checkpoints.is_dir() else ()
+            if any(path.name.isdigit() and int(path.name) >= number for path in there):
+                return
+            time.sleep(0.01)
+
+
+def content(run: Training) -> dict[str, Any]:
+    """All that a run holds but for seconds."""
+    found: dict[str, Any] = {}
+    for name in ("train", "eval"):
+        rows = read_csv(run.folder / f"{name}.csv")
+        for row in rows:
+            found |= {f"{name}/{row['step']:.0f}/{key}": row[key] for key in row if "second" not in key}
+    folder = run.newest()
+    found["step"] = folder.name
+    with ocp.StandardCheckpointer() as checkpointer:
+        for part in ("agent", "sums", "environment"):
+            tree = checkpointer.restore((folder / part).absolute())
+            found |= {f"{part}/{name}": leaf.tobytes() for name, leaf in named_leaves(tree).items()}
+    listed = json.loads((folder / "rows" / "metadata").read_text())["segments"]
+    parts = [segments.read(run.folder / "replay", segments.Segment.from_json(one)) for one in listed]
+    # However the rows are divided over files.
+    found |= {name: np.concatenate([getattr(part, name) for part in parts]).tobytes() for name in ROW_FIELDS}
+    return found
+
+
+Fault = Callable[[Training, random.Random], int]
+"""Disturbs a training; how many faults were injected. The training is gone on with afterwards."""
+
+
+def kill(run: Training, draw: random.Random, number: int = 1) -> int:
+    """kill -9, between checkpoints or in the middle of one."""
+    for _ in range(number):
+        process = run.start()
+        before = run.step()
+        run.reach(process, min(STEPS, before + draw.choice((0, INTERVAL, INTERVAL, 2 * INTERVAL))))
+        time.sleep(draw.uniform(0, 0.3))
+        process.kill()
+        run.end(process)
+    return number
+
+
+def preempt(run: Training, draw: random.Random) -> int:
+    """SIGTERM; it must save and end with status 143, unless it was done already."""
+    process = run.start()
+    run.reach(process, draw.choice((INTERVAL, 2 * INTERVAL)))
+    process.send_signal(signal.SIGTERM)
+    status = run.end(process)
+    assert status in (143, 0), f"SIGTERM ended with {status}: {run.output}"
+    return 1
+
+
+def damage(run: Training, draw: random.Random, change: Callable[[bytes], bytes]) -> int:
+    """Changes a file of the newest checkpoint, or of the newest rows."""
+    process = run.start()
+    run.reach(process, 3 * INTERVAL)
+    process.kill()
+    run.end(process)
+    newest = run.newest()
+    files = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size]
+    files.append(run.folder / "replay" / f"{newest.name}.npz")
+    file = draw.choice(sorted(files))
+    file.write_bytes(change(file.read_bytes()))
+    return 2
+
+
+def flip(data: bytes) -> bytes:
+    """One bit in the middle."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+def tear(data: bytes) -> bytes:
+    """The first half."""
+    return data[: len(data) // 2]
+
+
+def tear_rows(run: Training, draw: random.Random) -> int:
+    """A row of metrics that was cut off, as by a kill in the middle of a write."""
+    injected = kill(run, draw)
+    file = run.folder / "train.csv"
+    if file.exists():
+        with file.open("a") as table:
+            table.write("5000,1")
+    return injected + 1
+
+
+def fill_disk(run: Training, draw: random.Random) -> int:
+    """No file may grow beyond a few kilobytes; training ends all the same, unsaved, with status 1."""
+    status = run.end(run.start(limit=SMALL_FILES))
+    assert status in (1, 2), f"a full disk ended with {status}: {run.output}"
+    assert "Traceback" not in run.output, run.output
+    return 1
+
+
+def break_sink(run: Training, draw: random.Random) -> int:
+    """A file where TensorBoard's folder should be."""
+    process = run.start("from qsm import metrics\nmetrics.TensorBoardSink._open = lambda self: 1 / 0")
+    assert run.end(process) == 0, run.output
+    assert "TensorBoard misses rows" in run.output, run.output
+    return 1
+
+
+def turn_clock_back(run: Training, draw: random.Random) -> int:
+    """The clock goes back an hour at every look at it."""
+    wrapper = (
+        "import itertools, time\ncount = itertools.count()\ntime.time = lambda: 2e9 - 3600 * next(count)"
+    )
+    assert run.end(run.start(wrapper)) == 0, run.output
+    return 1
+
+
+CASES: dict[str, Fault] = {
+    "kill -9": lambda run, draw: kill(run, draw),
+    "bit flipped": lambda run, draw: damage(run, draw, flip),
+    "file torn": lambda run, draw: damage(run, draw, tear),
+    "preemption": preempt,
+    "row of metrics torn": tear_rows,
+    "disk full": fill_disk,
+    "sink fails": break_sink,
+    "clock goes back": turn_clock_back,
+}
+QUICK = ("kill -9", "bit flipped")
+
+
+def explode(folder: Path) -> bool:
+    """A simulator that fails at some steps: the run ends, and its metrics count them. Not compared: it differs."""
+    run = Training(folder)
+    wrapper = (
+        "from envs import dmc\nfrom envs.api import SimulationError\nstep, count = dmc.DmcEnvironment.step, [0]\n"
+        "def fail(self, action):\n    count[0] += 1\n    if count[0] % 97 == 0: raise SimulationError('exploded')\n"
+        "    return step(self, action)\ndmc.DmcEnvironment.step = fail"
+    )
+    status = run.end(run.start(wrapper))
+    rates = [row["simulator/failure_rate"] for row in read_csv(folder / "train.csv")]
+    return status == 0 and max(rates) > 0
+
+
+def main() -> None:
+    """Runs the cases and prints a table."""
+    options = tyro.cli(Options, description=__doc__)
+    draw = random.Random(options.seed)
+    root = options.folder or Path(tempfile.mkdtemp(prefix="qsm-faults-"))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        reference = Training(root / "reference")
+        if reference.finish() != 0:
+            sys.exit(f"the training that was left alone failed:\n{reference.output}")
+        expected = content(reference)
+        names = QUICK if options.quick else tuple(CASES)
+        table = Table(
+            "fault", "injected", "survived", "what differs", title="Faults injected into a training"
+        )
+        injected = survived = 0
+        for name in names:
+            run = Training(root / name.replace(" ", "_"))
+            case = CASES[name]
+            if name == "kill -9" and not options.quick:
+                case = lambda run, draw: kill(run, draw, options.kills)  # noqa: E731
+            try:
+                number = case(run, draw)
+                status = run.finish()
+                found = content(run)
+                keys = sorted(expected.keys() | found.keys())
+                wrong = [key for key in keys if expected.get(key) != found.get(key)]
+                problem = f"status {status}: {run.output[-200:]}" if status else ", ".join(wrong[:3])
+            except (AssertionError, OSError, ValueError, subprocess.TimeoutExpired) as error:
+                number, problem = 1, str(error)[:300]
+            injected, survived = injected + number, survived + (0 if problem else number)
+            table.add_row(name, str(number), "no" if problem else "yes", problem)
+        if not options.quick:
+            well = explode(root / "exploding")
+            injected, survived = injected + 1, survived + well
+            table.add_row("simulator explodes", "1", "yes" if well else "no", "")
+        console.print(table)
+        console.print(f"{injected} faults injected, {survived} survived with nothing lost")
+    finally:
+        if options.folder is None:
+            shutil.rmtree(root, ignore_errors=True)
+    sys.exit(survived < injected)
+
+
+if __name__ == "__main__":
+    main()
