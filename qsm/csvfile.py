@@ -47,7 +47,10 @@ def read_table(path: Path) -> Table:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged (no text); move it away to go on without it.") from error
     whole, newline, tail = text.rpartition("\n")
-    lines = list(csv.reader(io.StringIO(whole + newline)))
+    try:
+        lines = list(csv.reader(io.StringIO(whole + newline)))
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged ({error}); mend it or move it away.") from error
     columns = lines[0] if lines else ["step"]
     if columns[:1] != ["step"] or len(set(columns)) != len(columns):
         raise UserError(f"{path} does not begin with a header of metrics (step,...); move it away to go on.")

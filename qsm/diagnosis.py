@@ -38,9 +38,8 @@ class Diagnosis(NamedTuple):
         where = f"; not finite: {', '.join(self.modules)}" if self.arrays else "; all parameters are finite"
         if self.rows:
             first = self.rows[0]
-            where += (
-                f"; row {first['row']:,} of the replay buffer has a {first['fields'][0]} that is not finite"
-            )
+            fields = ", ".join(first["fields"])
+            where += f"; row {first['row']:,} of the replay buffer is not finite ({fields})"
         return f"{name} is {value}{since}{where}"
 
 

@@ -61,4 +61,4 @@ def _state(run: RunDir, status: dict[str, Any]) -> str:
     if state == "running" and not lock.is_owned(run.path):
         return "killed"  # it could not say so itself
     message = status.get("message") or ""
-    return f"{state}: {message}" if state == "failed" and message else str(state)
+    return " ".join(f"{state}: {message}".split()) if state == "failed" and message else str(state)

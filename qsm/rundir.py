@@ -39,6 +39,14 @@ CONFIG_KEYS: dict[str, type] = {
     "agent_config": dict,
     "run_config": dict,
 }
+STATUS_KEYS: dict[str, Any] = {
+    "state": str,
+    "step": int,
+    "steps": int,
+    "updated": str,
+    "last_return": int | float | None,
+    "message": str,
+}
 PACKAGES = (
     *("qsm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("mujoco", "mujoco-mjx", "dm-control", "dm-env", "wandb", "tensorboardX", "tyro", "rich"),
@@ -371,17 +379,25 @@ class RunDir:
             self._warned = True
 
     def status(self) -> dict[str, Any]:
-        """Content of `status.json`; empty (an unfinished run) where there is none or it is damaged."""
+        """Content of `status.json`, what is damaged left out; empty (an unfinished run) where there is none."""
         try:
             status = read_json(self.path / "status.json")
         except UserError:
             return {}
-        return status if isinstance(status, dict) else {}
+        if not isinstance(status, dict):
+            return {}
+        return {
+            key: status[key]
+            for key, kind in STATUS_KEYS.items()
+            if key in status and isinstance(status[key], kind)
+        }
 
     @property
     def finished(self) -> bool:
         """True where the run reached its last step; one that was extended since has not."""
         status, steps = self.status(), self.config["run_config"].get("steps", 0)
+        if not isinstance(steps, int):
+            return False
         return status.get("state") == "finished" and status.get("step", 0) >= steps
 
 

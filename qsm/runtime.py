@@ -90,8 +90,12 @@ def processes_asked(environ: Mapping[str, str]) -> dict[str, Any] | None:
             )
         return {"coordinator_address": address, "num_processes": count, "process_id": index}
     # A shell inside a SLURM job has the job's variables too, but only srun starts a step of several tasks.
-    if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        return {}
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        try:
+            if int(environ.get(name, "1")) > 1:
+                return {}
+        except ValueError:
+            raise UserError(f"{name} is {environ[name]!r}; it must be a whole number, or be unset") from None
     return None
 
 

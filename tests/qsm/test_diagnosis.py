@@ -38,8 +38,8 @@ def test_what_is_not_finite_is_named(tmp_path: Path):
     assert found.arrays == {"critic.kernel": {"nan": 1, "infinite": 2, "numbers": 4}}
     assert found.rows == [{"row": 8, "environment": 0, "fields": ["reward"]}]
     assert found.describe() == (
-        "critic/loss is nan since update 61; not finite: critic; row 8 of the replay buffer has a reward that is not "
-        "finite"
+        "critic/loss is nan since update 61; not finite: critic; row 8 of the replay buffer is not finite "
+        "(reward)"
     )
 
     diagnosis.write(tmp_path / "folder", found, agent, rows([1]), {"physics": np.arange(3.0)})

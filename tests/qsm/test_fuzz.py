@@ -1,0 +1,215 @@
+"""Whatever a person types or a file holds: it is taken, or refused in one line; never a traceback, never half a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import agents
+from qsm import cli, csvfile, listing, policy, rundir, runtime, segments
+from qsm.checkpoint import UNREADABLE
+from qsm.config import LaunchOptions, MjxRunConfig, RunConfig
+from qsm.errors import UserError
+from qsm.options import flag_of
+
+GROUPS = (RunConfig, MjxRunConfig, LaunchOptions, cli.OutputOptions, *map(agents.config_class, agents.AGENTS))
+FLAGS = sorted({flag_of(field.name) for group in GROUPS for field in dataclasses.fields(group)})
+NUMBERS = [
+    "0",
+    "-1",
+    "1",
+    "1e6",
+    "1.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "1_0",
+    "0x10",
+    "1/0",
+    "1/3",
+    "9" * 40,
+    "٣",
+]
+WORDS = [
+    "true",
+    "None",
+    "",
+    " ",
+    "-",
+    "--",
+    "=",
+    ",",
+    "1,2",
+    "1,,2",
+    "a=1,2",
+    "discount=1,2",
+    "../x",
+    "/",
+    "\0",
+    "é",
+    "mjx",
+]
+VALUES = st.one_of(st.sampled_from(NUMBERS + WORDS), st.text(max_size=20), st.sampled_from(FLAGS))
+RELAXED = settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["state", "step", "steps", "seed", "message", "x"]), inner, max_size=3
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder, and a training that does nothing."""
+    module = types.ModuleType("qsm.train")
+    module.train = lambda *arguments: "finished"  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "qsm.train", module)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def called(arguments: list[str]) -> tuple[int, str, str]:
+    """Status, output and errors of the command."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            status = cli.main(arguments)
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+    return status, output.getvalue(), errors.getvalue()
+
+
+def check(arguments: list[str]) -> None:
+    status, output, errors = called(arguments)
+    assert status in (0, 2), (arguments, status)
+    if status == 2:
+        assert output == ""
+        assert errors.startswith("qsm: error: "), errors
+        assert len(errors.splitlines()) == 1 and len(errors) > 30, errors
+
+
+@RELAXED
+@given(
+    st.sampled_from(sorted(agents.AGENTS)), st.lists(st.tuples(st.sampled_from(FLAGS), VALUES), max_size=3)
+)
+@example("qsm", [("--sweep", "discount=1,2")])
+@example("qsm", [("--runs", "\0")])
+@example("qsm", [("--run-dir", "\0")])
+def test_any_option_with_any_value(empty: Path, agent: str, given_options: list[tuple[str, str]]):
+    words = [word for pair in given_options for word in pair]
+    check(["train", agent, "cheetah-run", *words])
+    check(["train", agent, "cheetah-run", *(f"{flag}={value}" for flag, value in given_options)])
+    assert list(empty.iterdir()) == []
+
+
+@RELAXED
+@given(st.lists(VALUES, max_size=4))
+def test_any_words(empty: Path, words: list[str]):
+    check(["train", *words])
+    check(["train", "qsm", *words])
+    for command in ("eval", "export", "runs", "tasks", "agents"):
+        check([command, *words])
+    assert list(empty.iterdir()) == []
+
+
+@RELAXED
+@given(JSON, JSON)
+@example(
+    {"format": 1, "agent": "a", "task": "t", "backend": "b", "agent_config": {}, "run_config": {}},
+    {"step": "x"},
+)
+@example(
+    {
+        "format": 1,
+        "agent": "a",
+        "task": "t",
+        "backend": "b",
+        "agent_config": {},
+        "run_config": {"steps": None},
+    },
+    {"state": "finished", "step": None, "message": 3, "last_return": True},
+)
+def test_any_configuration_and_status_are_listed(tmp_path: Path, config: Any, status: Any):
+    run = tmp_path / "seed_0"
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "status.json").write_text(json.dumps(status))
+    (row,) = listing.rows(tmp_path)
+    assert row.path == str(run) and row.state and "\n" not in row.state
+    with contextlib.suppress(UserError):
+        assert rundir.load_run(run).finished in (True, False)
+
+
+@RELAXED
+@given(st.one_of(st.binary(max_size=60), st.text('step,x0123456789.\n\r"-e', max_size=60).map(str.encode)))
+def test_any_table(tmp_path: Path, data: bytes):
+    file = tmp_path / "train.csv"
+    file.write_bytes(data)
+    with contextlib.suppress(UserError):
+        csvfile.read_csv(file)
+    file.write_bytes(data)
+    with contextlib.suppress(UserError):
+        csvfile.CsvSink(file, 3, print).write(10**6, {"x": 1.0})
+        assert csvfile.read_table(file).rows[-1][0] == "1000000"
+
+
+@RELAXED
+@given(st.one_of(st.binary(max_size=80), st.binary(max_size=40).map(lambda data: b"PK\x03\x04" + data)))
+def test_any_policy_file(tmp_path: Path, data: bytes):
+    file = tmp_path / "policy.npz"
+    file.write_bytes(data)
+    with pytest.raises(UserError):
+        policy.load_policy(file)
+
+
+@RELAXED
+@given(
+    st.one_of(JSON, st.fixed_dictionaries({"name": VALUES, "sha256": VALUES, "first": JSON, "stop": JSON}))
+)
+def test_any_list_of_rows(value: Any):
+    try:
+        segment = segments.Segment.from_json(value)
+    except UNREADABLE:
+        return
+    assert "/" not in segment.name and segment.name.endswith(".npz")
+
+
+VARIABLES = (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+    "SLURM_STEP_NUM_TASKS",
+    "OMPI_COMM_WORLD_SIZE",
+)
+
+
+@RELAXED
+@given(st.dictionaries(st.sampled_from(VARIABLES), VALUES))
+@example({"SLURM_STEP_NUM_TASKS": "four"})
+def test_any_variables_of_several_processes(variables: dict[str, str]):
+    try:
+        asked = runtime.processes_asked(variables)
+    except UserError as error:
+        assert any(name in str(error) for name in VARIABLES)
+        return
+    assert asked is None or asked == {} or 0 <= asked["process_id"] < asked["num_processes"]
