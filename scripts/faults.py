@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -90,18 +89,16 @@ class Training:
           wrapper: Python that is run before, in the same process.
           limit: bytes that any file may have.
         """
-
-        def set_limit() -> None:
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+        if limit is not None:
+            wrapper = (
+                f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{wrapper}"
+            )
         program = f"{wrapper}\nimport sys\nfrom qsm.cli import main\nsys.exit(main(sys.argv[1:]))\n"
         return subprocess.Popen(
             [sys.executable, "-c", program, *TRAINING, "--run-dir", str(self.folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=set_limit,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
         )
 
