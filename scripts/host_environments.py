@@ -35,10 +35,12 @@ class Options:
     """Task."""
     seeds: tuple[int, ...] = (1, 4, 16)
     """Numbers of environments."""
-    blocks: int = 7
-    """Blocks of each way, in turn."""
-    block_steps: int = 200
+    blocks: int = 61
+    """Blocks of each way, in turn; many short ones, for shared machines stand still for moments."""
+    block_steps: int = 10
     """Steps of every environment in a block."""
+    update: bool = True
+    """Time an update beside them; its programs take minutes to compile."""
 
 
 def step(environment: Any, action: np.ndarray) -> Any:
@@ -80,21 +82,22 @@ def measure(options: Options, number: int) -> dict[str, float]:
             pipe.recv()
 
     size = cases.Sizes("qsm", options.task, 10_000, (256, 256), 256)
-    learning = cases.LearnCase("update", size, number)
+    learning = cases.LearnCase("update", size, number) if options.update else None
     with ThreadPoolExecutor(min(number, os.cpu_count() or 1)) as pool:
         ways = {
             "in turn": lambda: [step(*pair) for pair in zip(environments, actions, strict=True)],
             "threads": lambda: list(pool.map(step, environments, actions)),
             "processes": in_processes,
         }
-        times: dict[str, list[float]] = {name: [] for name in (*ways, "update of qsm")}
+        times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.blocks):
             for name, way in ways.items():
                 began = time.perf_counter()
                 for _ in range(options.block_steps):
                     way()
                 times[name].append((time.perf_counter() - began) / options.block_steps)
-            times["update of qsm"].append(learning.run(20))
+            if learning is not None:
+                times.setdefault("update of qsm", []).append(learning.run(4))
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)
         process.join()

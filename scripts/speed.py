@@ -56,9 +56,9 @@ class Options:
     """Numbers of environments N of the device loop; by default up to 128 on a CPU and 4096 elsewhere."""
     replay_ratio: str = "1/16"
     """Updates per environment step in the device loop."""
-    blocks: int = 7
-    """Blocks of each case, in turn."""
-    block_seconds: float = 1.0
+    blocks: int = 31
+    """Blocks of each case, in turn; many short ones, for shared machines stand still for moments."""
+    block_seconds: float = 0.1
     """How long a block takes, about."""
     capacity: int = 100_000
     """Rows of each seed's replay buffer."""
