@@ -332,8 +332,11 @@ def test_disabled_wandb_is_not_even_imported(run: RunDir) -> None:
 
 
 def test_offline_wandb_records_without_account_and_resumes_its_id(run: RunDir) -> None:
-    assert child(run, "offline", None, {}) == "True\n"
-    assert child(run, "offline", 0, {}) == "True\n"
+    secret = "0123456789abcdef" * 2 + "01234567"  # of the form that wandb's keys have
+    assert child(run, "offline", None, {"WANDB_API_KEY": secret}) == "True\n"
+    assert child(run, "offline", 0, {"WANDB_API_KEY": secret}) == "True\n"
+    written = [path for path in run.path.rglob("*") if path.is_file()]
+    assert written and not any(secret.encode() in path.read_bytes() for path in written)
     identity = (run.wandb / "id.txt").read_text().strip()
     files = sorted(run.wandb.glob(f"offline-run-*-{identity}/run-{identity}.wandb"))
     content = b"".join(file.read_bytes() for file in files)
