@@ -15,7 +15,7 @@ import agents
 from agents.api import Agent
 from envs.api import EnvSpec, StepType
 from qsm import replay
-from qsm.learner import FAILURE_RATE, Learner, Streams, TrainState, make_streams
+from qsm.learner import FAILURE_RATE, FINITE, Learner, Streams, TrainState, make_streams
 from tests.arrivals import arrival
 from tests.tally_agent import TallyAgent
 
@@ -116,6 +116,8 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
         sums = before | jax.tree.map(
             np.add, {name: before[name] for name in metrics}, jax.device_get(metrics)
         )
+        # Kept by the learner beside the agent's metrics: every update was finite.
+        sums[FINITE] = jax.tree.map(lambda count: count + 1, before[FINITE])
         apart = apart._replace(agent=agent_state, metrics=sums)
     for name in ("agent", "metrics"):
         jax.tree.map(
