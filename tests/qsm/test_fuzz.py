@@ -62,7 +62,7 @@ WORDS = [
 ]
 VALUES = st.one_of(st.sampled_from(NUMBERS + WORDS), st.text(max_size=20), st.sampled_from(FLAGS))
 RELAXED = settings(
-    max_examples=80,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
