@@ -7,7 +7,6 @@ had never stopped. Runs that are trained together are saved apart, in the form o
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import logging
@@ -25,10 +24,10 @@ import orbax.checkpoint as ocp
 from agents.api import Mean, Metrics
 from qsm import segments
 from qsm.errors import UserError
+from qsm.files import read_json, sha256_of, write_json
 from qsm.learner import Learner
 from qsm.loop import Counters
 from qsm.replay import Rows
-from qsm.rundir import read_json, write_json
 from qsm.segments import Segment
 
 _LOGGER = logging.getLogger(__name__)
@@ -133,11 +132,14 @@ class Checkpoints:
         self._look()
 
     def prune(self) -> None:
-        """Removes all but the newest `KEPT` checkpoints, and the rows that none of those names."""
+        """Removes all but the newest `KEPT` checkpoints, and the rows that none of those names.
+
+        What cannot be removed, or told, stays until it is asked again.
+        """
         steps = self.steps()
-        for step in steps[:-KEPT]:
-            self._manager.delete(step)
         try:
+            for step in steps[:-KEPT]:
+                self._manager.delete(step)
             named = [segment for step in steps[-KEPT:] for segment in self._segments_of(step)]
         except UNREADABLE:
             return  # it may name any file
@@ -274,8 +276,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     sums = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / CHECKSUMS:
-            with path.open("rb") as file:
-                sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[str(path.relative_to(folder))] = sha256_of(path)
     return sums
 
 
@@ -300,10 +301,15 @@ def _unpack(data: np.ndarray) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of `tree`, by their dotted paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each leaf, by its path."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+    return {name: leaf.shape for name, leaf in named_leaves(tree).items()}
 
 
 def _check_shapes(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qsm.errors import UserError
-from qsm.rundir import replace_file
+from qsm.files import replace_file
 
 Warn = Callable[[str], None]
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from qsm.checkpoint import named_leaves
+from qsm.files import replace_file, write_json
 from qsm.replay import ROW_FIELDS, Rows
-from qsm.rundir import write_json
 
 ROWS_NAMED = 100
 """Rows of the replay buffer that a report names at most."""
@@ -61,6 +62,7 @@ def diagnose(
     """
     arrays = {}
     for name, leaf in named_leaves(agent).items():
+        leaf = np.asarray(leaf)
         if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
             nan, infinite = int(np.isnan(leaf).sum()), int(np.isinf(leaf).sum())
             arrays[name] = {"nan": nan, "infinite": infinite, "numbers": int(leaf.size)}
@@ -94,14 +96,10 @@ def write(
       OSError: they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {f"agent/{name}": leaf for name, leaf in named_leaves(agent).items()}
+    arrays = {f"agent/{name}": np.asarray(leaf) for name, leaf in named_leaves(agent).items()}
     arrays |= {f"replay/{name}": value for name, value in rows._asdict().items()}
     arrays |= {f"environment/{name}": np.asarray(value) for name, value in environment.items()}
-    np.savez(folder / "state.npz", allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    replace_file(folder / "state.npz", file.getvalue())
     write_json(folder / "report.json", diagnosis._asdict())
-
-
-def named_leaves(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves of `tree` on the host, by their dotted paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 from qsm.csvfile import CsvSink, Warn, read_csv
-from qsm.rundir import RunDir, replace_file
+from qsm.files import replace_file
+from qsm.rundir import RunDir
 
 __all__ = ["MetricWriter", "Phase", "TensorBoardSink", "WandbSink", "read_csv"]
 

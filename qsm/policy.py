@@ -20,8 +20,9 @@ from agents.api import Agent
 from envs.api import EnvSpec
 from qsm import checkpoint
 from qsm.errors import UserError
+from qsm.files import replace_file
 from qsm.learner import Learner
-from qsm.rundir import RunDir, explain, load_run, replace_file
+from qsm.rundir import RunDir, explain, load_run
 
 FORMAT = 1
 """Version of the file; a reader refuses a larger number."""

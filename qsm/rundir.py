@@ -6,7 +6,6 @@ nothing of ours. Every JSON file is replaced as a whole: a crash leaves the form
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import errno
@@ -25,6 +24,7 @@ from typing import Any, Literal
 
 from qsm import lock
 from qsm.errors import UserError, nearest
+from qsm.files import read_json, remove_quietly, write_json
 
 State = Literal["running", "finished", "failed", "interrupted", "preempted"]
 
@@ -53,49 +53,6 @@ PACKAGES = (
 )
 SEARCH_LIMIT = 2_000
 """Folders looked into when a path is no run and the runs below it are to be named."""
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes `data` in the place of `path`, whole or not at all.
-
-    Raises:
-      OSError: the disk is full, or the folder cannot be written; the former file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        remove_quietly(temporary)
-        raise
-
-
-def remove_quietly(path: Path) -> None:
-    """Removes `path` if it can: the error that led here is the one to tell."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replaces `path` with `value` as strict JSON (no NaN); raises OSError as `replace_file` does."""
-    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      UserError: it cannot be read, or is damaged.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged (no JSON); restore it or start the run anew.") from error
 
 
 def explain(path: Path, error: OSError) -> UserError:

@@ -51,23 +51,26 @@ class Saver:
 
     def _write(self, parts: Mapping[int, Saved], counters: Counters) -> None:
         began = time.perf_counter()
-        done: list[Checkpoints] = []
         try:
-            try:
-                for i, saved in parts.items():
-                    checkpoints = self._checkpoints[i]
-                    if checkpoints.latest_step != counters.step:
-                        checkpoints.save(saved, counters, self._capacity)
-                        done.append(checkpoints)
-            except Exception:
-                for checkpoints in done:
-                    checkpoints.drop(counters.step)  # the runs go on from a step that all of them have
-                raise
-            for checkpoints in done:
-                checkpoints.prune()
+            self._save_all(parts, counters)
         except Exception as error:  # whatever orbax makes of a full disk: the training is worth more
             reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
             self.problem = str(reason)[:200]
             return
         self.problem = None
         self.seconds = time.perf_counter() - began
+
+    def _save_all(self, parts: Mapping[int, Saved], counters: Counters) -> None:
+        """Writes every run's checkpoint, or none: the runs go on from a step that all of them have."""
+        done: list[Checkpoints] = []
+        try:
+            for i, saved in parts.items():
+                if self._checkpoints[i].latest_step != counters.step:
+                    self._checkpoints[i].save(saved, counters, self._capacity)
+                    done.append(self._checkpoints[i])
+        except Exception:
+            for checkpoints in done:
+                checkpoints.drop(counters.step)
+            raise
+        for checkpoints in done:
+            checkpoints.prune()

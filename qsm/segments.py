@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from qsm.files import remove_quietly, replace_file, sha256_of
 from qsm.replay import Rows
-from qsm.rundir import remove_quietly, replace_file
 
 NAME = re.compile(r"(\d+)\.npz")
 
@@ -61,8 +61,7 @@ def write(folder: Path, step: int, rows: Rows) -> Segment:
 def is_whole(folder: Path, segment: Segment) -> bool:
     """Whether the file is as it was written, to the bit."""
     try:
-        with (folder / segment.name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == segment.sha256
+        return sha256_of(folder / segment.name) == segment.sha256
     except OSError:
         return False
 

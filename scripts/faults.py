@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from qsm import segments
+from qsm.checkpoint import named_leaves
 from qsm.csvfile import read_csv
-from qsm.diagnosis import named_leaves
 from qsm.replay import ROW_FIELDS
 
 STEPS, INTERVAL = 1200, 100
@@ -145,7 +145,9 @@ def content(run: Training) -> dict[str, Any]:
     with ocp.StandardCheckpointer() as checkpointer:
         for part in ("agent", "sums", "environment"):
             tree = checkpointer.restore((folder / part).absolute())
-            found |= {f"{part}/{name}": leaf.tobytes() for name, leaf in named_leaves(tree).items()}
+            found |= {
+                f"{part}/{name}": np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()
+            }
     listed = json.loads((folder / "rows" / "metadata").read_text())["segments"]
     parts = [segments.read(run.folder / "replay", segments.Segment.from_json(one)) for one in listed]
     # However the rows are divided over files.

@@ -14,7 +14,8 @@ from agents.config import AgentConfig
 from qsm import rundir
 from qsm.config import RunConfig
 from qsm.errors import UserError
-from qsm.rundir import RunDir, find_runs, load_run, replace_file, resolved_config, run_path
+from qsm.files import replace_file
+from qsm.rundir import RunDir, find_runs, load_run, resolved_config, run_path
 
 
 def config(**options: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -355,6 +356,19 @@ def all_rows(path: Path) -> list[bytes]:
     files = sorted((path / "replay").iterdir(), key=lambda file: int(file.stem))
     parts = [np.load(file, allow_pickle=False) for file in files]
     return [np.concatenate([part[name] for part in parts]).tobytes() for name in ROW_FIELDS]
+
+
+def test_former_checkpoints_that_cannot_be_removed_are_no_loss(
+    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "delete", refuse)
+    path = tmp_path / "run"
+    assert run(path, checkpoint_interval=3) == "finished"
+    assert_complete(path)
+    assert [(path / "checkpoints" / name).is_dir() for name in ("3", "6", "9", "10")] == [True] * 4
 
 
 def test_a_run_whose_end_cannot_be_saved_says_so_and_can_be_ended_later(
