@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from agents.api import Mean, Metrics
 from qsm import segments
-from qsm.errors import UserError
+from qsm.errors import UserError, first_line
 from qsm.files import read_json, sha256_of, write_json
 from qsm.learner import Learner
 from qsm.loop import Counters
@@ -229,8 +229,9 @@ class Checkpoints:
                 step, args=ocp.args.Composite(agent=ocp.args.StandardRestore(template))
             )
         except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(f"the checkpoint {self._folder / str(step)} cannot be read: {reason}") from error
+            raise UserError(
+                f"the checkpoint {self._folder / str(step)} cannot be read: {first_line(error)}"
+            ) from error
         return items["agent"]
 
     def restore(self, learner: Learner, step: int) -> tuple[Saved, Counters]:
@@ -248,7 +249,7 @@ class Checkpoints:
         except UNREADABLE as error:
             raise UserError(
                 f"the checkpoint {self._folder / str(step)} cannot be gone on from: "
-                f"{str(error).splitlines()[0][:200]}. It can still be played with: qsm eval"
+                f"{first_line(error)}. It can still be played with: qsm eval"
             ) from error
         metrics = {name: Mean(*both) for name, both in _unpack(np.asarray(found["sums"]["arrays"])).items()}
         environment = _unpack(np.asarray(found["environment"]["arrays"]))

@@ -12,27 +12,23 @@ import importlib
 import logging
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from qsm.csvfile import CsvSink, Warn, read_csv
-from qsm.files import replace_file
+from qsm.errors import first_line
 from qsm.rundir import RunDir
+from qsm.wandb_sink import WandbSink
 
-__all__ = ["MetricWriter", "Phase", "TensorBoardSink", "WandbSink", "read_csv"]
+__all__ = ["MetricWriter", "Phase", "TensorBoardSink", "read_csv"]
 
 Phase = Literal["train", "eval"]
 _LOGGER = logging.getLogger(__name__)
 
 FIRST_RETRY = 10
 """Rows TensorBoard misses after its first failure before it is tried again; doubled at each failure."""
-ONLINE_TIMEOUT = 20.0
-"""Seconds that wandb may take to reach its server before the run is recorded offline."""
-FINISH_TIMEOUT = 60.0
-"""Seconds wandb may take at the end to upload what is left; the rest stays on disk for `wandb sync`."""
 EPISODE_COLUMN = re.compile(r"return_\d+")
 """Returns of single episodes: in `eval.csv` only, for as curves they would drown the others."""
 
@@ -77,7 +73,7 @@ class TensorBoardSink:
         except Exception as error:  # no fault of a mere view of the numbers may end the training
             if not self._warned:
                 self._warn(
-                    f"TensorBoard misses rows: {_first_line(error)} Training goes on, train.csv and eval.csv "
+                    f"TensorBoard misses rows: {first_line(error)}. Training goes on, train.csv and eval.csv "
                     "have every row; it is tried again later."
                 )
             self._warned = True
@@ -117,110 +113,6 @@ class TensorBoardSink:
     def _add(self, event: Any) -> None:
         self._writer.write(event.SerializeToString())
         self._writer.flush()
-
-
-class WandbSink:
-    """One Weights & Biases run for each run folder, resumed under the same id.
-
-    wandb keeps what it was once given, so after a resume rows up to `found_step` are not sent a second time.
-    """
-
-    _active: ClassVar[set[WandbSink]] = set()
-    """Sinks whose run is going on in this process, one for each seed."""
-
-    def __init__(self, run: RunDir, mode: Literal["offline", "online"], found_step: int, warn: Warn) -> None:
-        self._warn = warn
-        self._run: Any = None
-        self._sent_step = found_step
-        try:
-            try:
-                self._run = self._start(run, mode)
-            except Exception as error:
-                if mode == "offline":
-                    raise
-                warn(
-                    f"wandb cannot go online: {_first_line(error)} Recording offline instead; log in with: "
-                    f"wandb login, and upload afterwards with: wandb sync {run.wandb}/offline-run-*"
-                )
-                self._forget_failed_start()
-                self._run = self._start(run, "offline")
-            WandbSink._active.add(self)
-        except Exception as error:  # as for TensorBoard: never the end of the training
-            self._fail(error)
-
-    def _start(self, run: RunDir, mode: Literal["offline", "online"]) -> Any:
-        import wandb
-
-        # Silent for the whole process: `online` without an account would ask for one and wait at a terminal.
-        quiet = {"silent": True, "quiet": True, "console": "off"}
-        wandb.setup(wandb.Settings(**quiet))
-        config = run.config
-        label = run.path.parent.name
-        return wandb.init(
-            mode=mode,
-            dir=run.path,
-            id=self._identity(run.wandb / "id.txt"),
-            resume="allow",
-            reinit="create_new",
-            project=config["run_config"].get("wandb_project", "qsm"),
-            group=f"{config['task']}/{config['agent']}",
-            name=f"{config['task']} {label} {run.path.name}",
-            tags=[config["agent"], config["task"], config["backend"]],
-            config=config,
-            settings=wandb.Settings(
-                **quiet,
-                init_timeout=ONLINE_TIMEOUT,
-                finish_timeout=FINISH_TIMEOUT,
-                disable_git=True,
-                disable_code=True,
-            ),
-        )
-
-    def _forget_failed_start(self) -> None:
-        """wandb's service holds on to the id of a run that could not start, until the service ends."""
-        import wandb
-
-        if not WandbSink._active:
-            wandb.teardown()
-
-    def _identity(self, file: Path) -> str:
-        if file.exists() and re.fullmatch(r"[0-9a-f]{16}", identity := file.read_text().strip()):
-            return identity
-        identity = uuid.uuid4().hex[:16]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, f"{identity}\n".encode())
-        return identity
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends one row, by full name."""
-        if self._run is None or step <= self._sent_step:
-            return
-        try:
-            self._run.log(dict(values), step=step)
-        except Exception as error:  # as above
-            self._fail(error)
-
-    def close(self, exit_code: int = 0) -> None:
-        """Ends the wandb run, waiting at most `FINISH_TIMEOUT` for its upload."""
-        if self._run is not None:
-            try:
-                self._run.finish(exit_code=exit_code)
-            except Exception as error:  # as above
-                self._fail(error)
-        self._run = None
-        WandbSink._active.discard(self)
-
-    def _fail(self, error: Exception) -> None:
-        self._run = None
-        WandbSink._active.discard(self)
-        self._warn(
-            f"wandb is off for the rest of this run: {_first_line(error)} Training goes on, train.csv and "
-            "eval.csv have every row; --wandb disabled does without it."
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return ((str(error) or type(error).__name__).splitlines()[0].rstrip(". ") + ".")[:200]
 
 
 class MetricWriter:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from jax.experimental import multihost_utils
 
 from qsm.config import MatmulPrecision
-from qsm.errors import UserError
+from qsm.errors import UserError, first_line
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 CACHE_BYTES = 2 << 30
@@ -111,9 +111,7 @@ def join_processes() -> None:
     try:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the other processes of this run cannot be reached: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"the other processes of this run cannot be reached: {first_line(error)}") from error
 
 
 def is_writer() -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from qsm.checkpoint import Checkpoints, Saved
+from qsm.errors import first_line
 from qsm.loop import Counters
 
 
@@ -54,8 +55,7 @@ class Saver:
         try:
             self._save_all(parts, counters)
         except Exception as error:  # whatever orbax makes of a full disk: the training is worth more
-            reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
-            self.problem = str(reason)[:200]
+            self.problem = first_line(error)
             return
         self.problem = None
         self.seconds = time.perf_counter() - began
