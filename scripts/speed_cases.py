@@ -45,7 +45,8 @@ class Case(Protocol):
     """Something to be timed."""
 
     name: str
-    most: int  # units of one block at most
+    least: int  # units of one block, so that dispatch runs ahead
+    most: int
     updates_per_unit: float  # summed over seeds
     env_steps_per_unit: float  # summed over seeds
     gflop_per_update: float
@@ -82,6 +83,7 @@ class _Timed:
     """Times its own set-up and first unit."""
 
     compile_seconds = first_step_seconds = 0.0
+    least = 4
 
     def _first(self, set_up: Callable[[], None]) -> None:
         began = time.perf_counter()
@@ -105,15 +107,16 @@ def peak_bytes(program: Any, *arguments: Any) -> int | None:
 
 def matmul_rate(batch: int, width: int, blocks: int) -> float:
     """GFLOP/s of a chain of `[batch, width] x [width, width]` products, the shape of an update's work."""
-    chain = jax.jit(lambda x, w: jax.lax.fori_loop(0, 200, lambda _, y: y @ w, x))
+    length = 20 if jax.default_backend() == "cpu" else 200  # some milliseconds
+    chain = jax.jit(lambda x, w: jax.lax.fori_loop(0, length, lambda _, y: y @ w, x))
     x, w = jnp.ones((batch, width)), jnp.eye(width)
     chain(x, w).block_until_ready()
     times = []
     for _ in range(blocks):
         began = time.perf_counter()
-        jax.block_until_ready([chain(x, w) for _ in range(4)])
-        times.append((time.perf_counter() - began) / 4)
-    return 200 * 2 * batch * width**2 / float(np.median(times)) / 1e9
+        chain(x, w).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return length * 2 * batch * width**2 / float(np.median(times)) / 1e9
 
 
 def replay_milliseconds(capacity: int, blocks: int, batch_size: int) -> float:
@@ -234,7 +237,7 @@ def _gflop_of(learner: Learner, sizes: Sizes) -> float:
 class LearnCase(_Timed):
     """Updates of S seeds in one program, many a dispatch, from full replay buffers; a unit is one of each seed."""
 
-    most, env_steps_per_unit = 10**6, 0.0
+    least, most, env_steps_per_unit = 1, 10**6, 0.0
 
     def __init__(self, name: str, sizes: Sizes, num_seeds: int) -> None:
         self.name = name

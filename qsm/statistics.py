@@ -1,0 +1,118 @@
+"""What a handful of seeds says: interquartile means, stratified bootstrap intervals, profiles, improvement.
+
+The statistics are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
+(NeurIPS 2021). Scores of one agent are a mapping from task to an array whose first axis is the seeds `[n]` or
+`[n, ...]`; tasks may have different numbers of seeds. In means over runs every run counts the same; in means over tasks
+(profiles, improvement) every task does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Scores = Mapping[str, np.ndarray]
+"""Task -> scores of its seeds, `[n]` or `[n, ...]`."""
+
+RESAMPLES = 2_000
+"""Bootstrap resamples. An end of a 95 % interval is then known to about a tenth of the interval's width."""
+LEVEL = 0.95
+"""Of the intervals."""
+
+
+class Estimate(NamedTuple):
+    """A statistic with its interval, each `[...]`."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """Mean of the middle half along the first axis: a quarter of the runs, rounded down, is cut off at each end.
+
+    Args:
+      scores: `[n, ...]`.
+
+    Returns:
+      `[...]`; NaN where n is 0.
+    """
+    scores = np.asarray(scores, np.float64)
+    if len(scores) == 0:
+        return np.full(scores.shape[1:], np.nan)
+    return np.asarray(stats.trim_mean(scores, 0.25, axis=0))
+
+
+def pooled(scores: Scores) -> np.ndarray:
+    """All runs of all tasks, `[sum of n, ...]`."""
+    return np.concatenate([np.asarray(values, np.float64) for values in scores.values()])
+
+
+def optimality_gap(scores: np.ndarray, best: float = 1.0) -> np.ndarray:
+    """How far the runs stay below `best` in the mean; what exceeds it does not make up for others."""
+    return np.mean(best - np.minimum(scores, best), axis=0)
+
+
+def probability_of_improvement(x: Scores, y: Scores) -> np.ndarray:
+    """Mean over tasks of the probability that a run of `x` scores higher than one of `y`; a tie counts a half.
+
+    Raises:
+      ValueError: they have no task in common.
+    """
+    tasks = [task for task in x if task in y and len(x[task]) and len(y[task])]
+    if not tasks:
+        raise ValueError("no task has scores of both")
+    return np.mean([_wins(np.asarray(x[task]), np.asarray(y[task])) for task in tasks], axis=0)
+
+
+def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    difference = x[:, None] - y[None, :]
+    return np.mean((difference > 0) + 0.5 * (difference == 0), axis=(0, 1))
+
+
+def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
+    """The share of runs that score above each threshold, `[K]`; the mean of the tasks' shares."""
+    return np.mean([np.mean(values[:, None] > thresholds, axis=0) for values in scores.values()], axis=0)
+
+
+def bootstrap(
+    statistic: Callable[..., np.ndarray],
+    *samples: Scores,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Estimate:
+    """`statistic(*samples)` with its percentile interval under the stratified bootstrap.
+
+    Each resample draws, for every task by itself, as many seeds as there are, with replacement; a seed's whole array is
+    drawn at once, so that a curve stays a curve. The same seed gives the same interval.
+
+    Args:
+      statistic: of `Scores`, one for each of `samples`.
+      samples: drawn independently of each other.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([statistic(*(_resample(scores, rng) for scores in samples)) for _ in range(resamples)])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Estimate(np.asarray(statistic(*samples)), low, high)
+
+
+def _resample(scores: Scores, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {task: values[rng.integers(len(values), size=len(values))] for task, values in scores.items()}
+
+
+def common_curve(curves: Sequence[Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """The steps `[K]` at which every seed was evaluated, and the seeds' returns there, `[n, K]`.
+
+    Args:
+      curves: step -> return, of each seed. One that was stopped early, or misses an evaluation, shortens the result and
+        is never filled in.
+    """
+    if not curves:
+        return np.zeros(0, np.int64), np.zeros((0, 0))
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    values = [[curve[step] for step in steps] for curve in curves]
+    return np.array(steps, np.int64), np.array(values, np.float64).reshape(len(curves), len(steps))
