@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import agents
 import qsm
 from agents.config import Limits, check_limits
-from qsm.config import Backend, LaunchOptions, MjxRunConfig, RunConfig
+from qsm.config import Backend, BenchOptions, LaunchOptions, MjxRunConfig, RunConfig
 from qsm.errors import UserError, nearest
 from qsm.options import Parser, Positional, flag_of, show_options
 from qsm.versions import check_versions
@@ -250,6 +250,47 @@ def tasks(arguments: Sequence[str]) -> int:
     return 0
 
 
+def bench(arguments: Sequence[str]) -> int:
+    """`qsm bench SUITE|TASK... [options]`."""
+    from qsm.suites import SUITES, tasks_of
+
+    named = "; ".join(f"{name} ({suite.summary})" for name, suite in SUITES.items())
+    parser = Parser(
+        "qsm bench",
+        "Train agents on tasks over seeds, as many at a time as there are cores. The same command again trains only "
+        f"what is missing. Suites: {named}.",
+        groups={"bench": BenchOptions},
+        positionals=[
+            Positional(
+                "tasks", "Suites and tasks.", tuple[str, ...], hint=". List them with: qsm bench --help"
+            )
+        ],
+    )
+    given = parser.parse(arguments)
+    options: BenchOptions = given["bench"]
+    check_versions()
+    tasks = tasks_of(given["tasks"])
+    for task in tasks:
+        _check_task(task, "dm_control", f"Suites: {', '.join(SUITES)}.")
+    from rich.console import Console
+
+    from qsm.bench import fill
+    from qsm.benchmark import LocalEngine, grid, parse_agent
+
+    specs = [parse_agent(text) for text in options.agents]
+    try:
+        RunConfig(steps=options.steps, eval_interval=options.eval_interval)
+    except ValueError as error:
+        raise UserError(parser.with_flags(str(error))) from error
+    shared = (f"--eval-interval={options.eval_interval}", f"--wandb={options.wandb}")
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    cells = grid(specs, tasks, seeds, options.steps, options.out, shared)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out is '{options.out}', which is a file; name a folder")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    return fill(cells, options.steps, LocalEngine(options.jobs), console, options.out, options.dry_run)
+
+
 def list_agents(arguments: Sequence[str]) -> int:
     """`qsm agents`."""
     Parser("qsm agents", "List the agents.").parse(arguments)
@@ -298,6 +339,9 @@ COMMANDS = {
     "eval": Command(evaluate, "RUN [options]", "evaluate a trained agent, or film it"),
     "export": Command(export, "RUN [options]", "write a trained policy to one small file"),
     "runs": Command(runs, "[FOLDER]", "list the runs: how far, how good, why they stopped"),
+    "bench": Command(
+        bench, "SUITE|TASK... [options]", "train agents x tasks x seeds; again: what is missing"
+    ),
     "tasks": Command(tasks, "[options]", "list the tasks"),
     "agents": Command(list_agents, "", "list the agents"),
     "dashboard": Command(dashboard, "[RUNS] [options]", "show learning curves in the browser"),
@@ -359,11 +403,11 @@ def _options_of_others(agent: str) -> dict[str, str]:
     }
 
 
-def _check_task(task: str, backend: Backend) -> None:
+def _check_task(task: str, backend: Backend, hint: str = "") -> None:
     from envs.tasks import check_task
 
     check_versions()
     try:
         check_task(task, backend)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{error}. {hint}".replace("..", ".").strip(". ") if hint else str(error)) from error

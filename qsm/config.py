@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from agents.config import INFINITY, Limits, check_limits
@@ -108,6 +109,43 @@ class MjxRunConfig(RunConfig):
     """Environment steps between rows of training metrics."""
     checkpoint_interval: int = 250_000
     """Environment steps between checkpoints; one more is made at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchOptions:
+    """The grid of a benchmark. Settings are per agent, never per task."""
+
+    agents: tuple[str, ...] = ("qsm", "qsm-clean", "sac", "td3")
+    """Agents, and variants of them such as qsm@hot:score_scale=120."""
+    seeds: int = 5
+    """Seeds of each agent and task, from --first-seed on."""
+    first_seed: int = 0
+    """The first seed."""
+    steps: int = 100_000
+    """Environment steps of each run; more of them than before extend the runs that are there."""
+    eval_interval: int = 5_000
+    """Environment steps between evaluations."""
+    jobs: int | None = None
+    """Trainings at a time, each pinned to its share of the cores; none: one a core."""
+    out: Path = Path("bench")
+    """Folder of the runs."""
+    wandb: WandbMode = "offline"
+    """Weights & Biases: recorded in each run's folder, streamed to your account, or off."""
+    dry_run: bool = False
+    """List the runs and how far they are, and train nothing."""
+
+    limits: ClassVar[Limits] = {
+        "seeds": (1, 10_000),
+        "first_seed": (0, 2**31 - 1 - 10_000),
+        "steps": (1, 2**31 - 1),
+        "eval_interval": (1, INFINITY),
+        "jobs": (1, 4096),
+    }
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self, {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from qsm.errors import UserError, nearest
 
 LARGEST = 10**18  # beyond this a whole number of anything here is a slip, and 1e999999999 would take minutes
+SEPARATOR = "\n"
+"""Between words that one option takes; no name and hardly a path has it."""
 NUMBER = re.compile(r"[+-]?(\d+(_\d+)*)?(\.(\d+(_\d+)*)?)?(e[+-]?\d{1,4})?", re.IGNORECASE | re.ASCII)
 
 
@@ -45,7 +47,8 @@ class Positional(NamedTuple):
     @property
     def shown(self) -> str:
         """How usage lines write it."""
-        return self.name.upper() if self.default is dataclasses.MISSING else f"[{self.name.upper()}]"
+        name = self.name.upper() + ("..." if takes_many(self.type) else "")
+        return name if self.default is dataclasses.MISSING else f"[{name}]"
 
 
 def read_whole_number(text: str) -> int:
@@ -100,6 +103,18 @@ KINDS: dict[Any, Kind] = {
         "INT,INT,...",
         lambda value: ",".join(map(str, value)),
     ),
+    tuple[str, ...]: Kind(
+        lambda text: tuple(text.split()),
+        "one or more names with spaces between them",
+        "NAME ...",
+        " ".join,
+    ),
+    tuple[Path, ...]: Kind(
+        lambda text: tuple(map(Path, text.split(SEPARATOR))),
+        "one or more paths with spaces between them",
+        "PATH ...",
+        lambda value: SEPARATOR.join(map(str, value)),
+    ),
 }
 
 
@@ -118,7 +133,12 @@ def kind_of(annotation: Any) -> Kind | None:
 
         return Kind(choose, "one of " + ", ".join(arguments), "{" + ",".join(arguments) + "}")
     # tyro hands over typing.Tuple[int, ...], which does not equal tuple[int, ...].
-    return KINDS.get(tuple[int, ...] if origin is tuple and arguments == (int, ...) else annotation)
+    return KINDS.get(tuple[arguments] if origin is tuple else annotation)
+
+
+def takes_many(annotation: Any) -> bool:
+    """Whether it stands for all words up to the next flag."""
+    return kind_of(annotation) in (KINDS[tuple[str, ...]], KINDS[tuple[Path, ...]])
 
 
 def flag_of(field: str) -> str:
@@ -206,6 +226,8 @@ class Parser:
                 text = queue.popleft()
             if not text:
                 raise UserError(f"Option '{flag}' needs a value: {kind.allowed}")
+            while takes_many(self.fields[name]) and queue and not queue[0].startswith("-"):
+                text += SEPARATOR + queue.popleft()
             self._check_value(flag, kind, text)
             sequence = flag if kind.metavar.count("INT") > 1 else None
             options[name] = f"{flag}={text}"
@@ -213,6 +235,9 @@ class Parser:
                 raise UserError(
                     f"Unexpected argument '{queue[0]}'. Write {flag} {text},{queue[0]} with commas"
                 )
+        if self.positionals and takes_many(self.positionals[-1].type):
+            first = len(self.positionals) - 1
+            words[first:] = [SEPARATOR.join(words[first:])] if words[first:] else []
         self._check_words(words)
         return [*options.values(), "--", *words]
 

@@ -2,9 +2,8 @@
 
     python scripts/checkpoint_cost.py [--agent qsm] [--intervals 1000 10000 100000] [--folder /where/runs/lie]
 
-Each checkpoint goes the way of those of a training: state and new rows are copied from the device, then written and
-pruned by `qsm.saver`. Medians over several; `replay whole` is the rows file of a full buffer, which the first checkpoint
-after a resume without files would write.
+Each checkpoint goes the way of those of a training: state and new rows are copied from the device, then written by
+`qsm.saver`. Medians over several.
 """
 
 from __future__ import annotations

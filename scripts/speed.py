@@ -9,8 +9,8 @@
 - processes: one process a core, each with one seed of the host loop, all at once.
 
 What is compared takes turns in blocks, so that a drift of the machine's speed touches all alike; rates are medians over
-blocks, and ratios medians of ratios within a round. On a machine that others slow down for moments, `undisturbed` has the
-same of the fastest tenth of the blocks. `scripts/speed_figure.py` draws the JSON.
+blocks, and ratios medians of ratios within a round. Where others slow the machine down for moments, `undisturbed` has
+the same of the fastest tenth of the blocks. `scripts/speed_figure.py` draws the JSON.
 """
 
 from __future__ import annotations
