@@ -200,7 +200,7 @@ def fill(
     if view.count("failed"):
         console.print("The same command tries the failed runs again.")
         return 1
-    console.print(f"The runs are in {folder}: qsm runs {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Compare them with: qsm report {folder}", highlight=False, soft_wrap=True)
     return 0
 
 

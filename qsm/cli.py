@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import agents
 import qsm
 from agents.config import Limits, check_limits
-from qsm.config import Backend, BenchOptions, LaunchOptions, MjxRunConfig, RunConfig
+from qsm.config import Backend, BenchOptions, LaunchOptions, MjxRunConfig, ReportOptions, RunConfig
 from qsm.errors import UserError, nearest
 from qsm.options import Parser, Positional, flag_of, show_options
 from qsm.versions import check_versions
@@ -291,6 +291,26 @@ def bench(arguments: Sequence[str]) -> int:
     return fill(cells, options.steps, LocalEngine(options.jobs), console, options.out, options.dry_run)
 
 
+def report(arguments: Sequence[str]) -> int:
+    """`qsm report FOLDER... [options]`."""
+    parser = Parser(
+        "qsm report",
+        "Compare the runs below the folders: one page with curves, tables and intervals, its figures and their CSV.",
+        groups={"report": ReportOptions},
+        positionals=[Positional("folders", "Folders with runs below them.", tuple[Path, ...])],
+    )
+    given = parser.parse(arguments)
+    folders, options = given["folders"], given["report"]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"No folder '{folder}'. Name the folder of your runs: qsm report FOLDER")
+    from qsm.report import report as write
+
+    page = write(folders, options.out, options.reference, options.at_step)
+    print(f"{page} (open it in a browser; figures and their CSV files lie beside it)")
+    return 0
+
+
 def list_agents(arguments: Sequence[str]) -> int:
     """`qsm agents`."""
     Parser("qsm agents", "List the agents.").parse(arguments)
@@ -342,6 +362,7 @@ COMMANDS = {
     "bench": Command(
         bench, "SUITE|TASK... [options]", "train agents x tasks x seeds; again: what is missing"
     ),
+    "report": Command(report, "FOLDER... [options]", "compare runs: one page with figures, and their CSV"),
     "tasks": Command(tasks, "[options]", "list the tasks"),
     "agents": Command(list_agents, "", "list the agents"),
     "dashboard": Command(dashboard, "[RUNS] [options]", "show learning curves in the browser"),

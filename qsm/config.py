@@ -149,6 +149,25 @@ class BenchOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """What is compared, and where the page goes."""
+
+    out: Path = Path("report")
+    """Folder of index.html, figures and data."""
+    reference: Path | None = None
+    """CSV of published curves to draw too: source, task, env_steps, algo, mean, std, n_seeds, action_repeat."""
+    at_step: int | None = None
+    """Environment step of the evaluations that are compared; none: the most that any run was to train for."""
+
+    limits: ClassVar[Limits] = {"at_step": (0, 2**31 - 1)}
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self, {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class LaunchOptions:
     """How many runs are trained together, and on what. The runs themselves do not depend on it."""
 

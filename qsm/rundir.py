@@ -157,6 +157,15 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def processor() -> str:
+    """The processor's name, where it can be told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
 def git_commit() -> str | None:
     """Commit of the checkout that this file is part of (`+` after it: with changes), None outside of one."""
 
@@ -311,6 +320,8 @@ class RunDir:
             "started": now(),
             "command": self._command,
             "device": device,
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "commit": git_commit(),

@@ -81,7 +81,7 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
 def bootstrap(
     statistic: Callable[..., np.ndarray],
     *samples: Scores,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
     level: float = LEVEL,
     seed: int = 0,
 ) -> Estimate:
@@ -93,9 +93,12 @@ def bootstrap(
     Args:
       statistic: of `Scores`, one for each of `samples`.
       samples: drawn independently of each other.
+      resamples: None: `RESAMPLES`.
     """
     rng = np.random.default_rng(seed)
-    drawn = np.stack([statistic(*(_resample(scores, rng) for scores in samples)) for _ in range(resamples)])
+    drawn = np.stack(
+        [statistic(*(_resample(scores, rng) for scores in samples)) for _ in range(resamples or RESAMPLES)]
+    )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Estimate(np.asarray(statistic(*samples)), low, high)
 

@@ -32,7 +32,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from qsm.rundir import git_commit, package_versions
+from qsm.rundir import git_commit, package_versions, processor
 
 Part = Literal["agents", "seeds", "host", "device", "processes"]
 
@@ -109,15 +109,6 @@ def show(value: Any) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def compare(parts: list[cases.Case], options: Options) -> dict[str, list[float]]:
