@@ -165,6 +165,11 @@ class Display:
     def _scale(self, width: int) -> str:
         return "0" + f"{FULL_RETURN:.0f}".rjust(width - 1)
 
+    def detail(self, text: str) -> None:
+        """What only the log has room for."""
+        if self._log is not None and text:
+            self._log.info("%s", text)
+
     def _print(self, text: Text, warning: str | None = None) -> None:
         if self._log is not None and warning is not None:
             self._log.warning("%s", warning)

@@ -153,7 +153,8 @@ def _section(page: _Page, comparison: Comparison, published: Sequence[Reference]
         total = len(comparison.tasks) * len(comparison.agents) * len(comparison.seeds)
         page.add(
             f'<div class="note"><p>{len(missing)} of {total} runs have no evaluation at step {comparison.step:,} '
-            f"and are missing from tables and aggregates:</p>{_list(shown)}</div>"
+            "and are missing from tables and aggregates.</p>"
+            f"<details><summary>Which</summary>{_list(shown)}</details></div>"
         )
     few = min((len(comparison.scores(t, a)) for t in comparison.tasks for a in comparison.agents), default=0)
     if few < 5:

@@ -170,7 +170,8 @@ def git_commit() -> str | None:
     """Commit of the checkout that this file is part of (`+` after it: with changes), None outside of one."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        # Without optional locks: a `git status` that is ended in its middle would leave one in the checkout.
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from qsm.checkpoint import Checkpoints, Saved
 from qsm.errors import first_line
@@ -23,6 +25,7 @@ class Saver:
 
     Attributes:
       problem: why the last checkpoint could not be written; None where it was.
+      details: what orbax said of that, with its tracebacks.
       seconds: what the last one that was written took.
     """
 
@@ -31,6 +34,7 @@ class Saver:
         self._capacity = capacity
         self._thread: threading.Thread | None = None
         self.problem: str | None = None
+        self.details = ""
         self.seconds = 0.0
 
     @property
@@ -52,11 +56,13 @@ class Saver:
 
     def _write(self, parts: Mapping[int, Saved], counters: Counters) -> None:
         began = time.perf_counter()
-        try:
-            self._save_all(parts, counters)
-        except Exception as error:  # whatever orbax makes of a full disk: the training is worth more
-            self.problem = first_line(error)
-            return
+        with _orbax_kept_apart() as said:
+            try:
+                self._save_all(parts, counters)
+            except Exception as error:  # whatever orbax makes of a full disk: the training is worth more
+                self.details = "\n".join(said)
+                self.problem = first_line(error)
+                return
         self.problem = None
         self.seconds = time.perf_counter() - began
 
@@ -74,3 +80,23 @@ class Saver:
             raise
         for checkpoints in done:
             checkpoints.prune()
+
+
+@contextlib.contextmanager
+def _orbax_kept_apart() -> Iterator[list[str]]:
+    """Collects the errors that orbax logs; its threads would print pages of them, and then raise the same error."""
+    said: list[str] = []
+    formatter = logging.Formatter()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR or "orbax" not in record.pathname:
+            return True
+        said.append(formatter.format(record))
+        return False
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(keep)

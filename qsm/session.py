@@ -176,6 +176,7 @@ class Session:
                 f"the checkpoint cannot be written: {problem}. Training goes on and the next one will hold all that "
                 "this one would; free space or restore the drive"
             )
+            self.display.detail(self.saver.details)
         elif problem is None and self._told_problem is not None:
             self.display.warn("checkpoints are being written again; nothing was lost")
         self._told_problem = problem
@@ -227,6 +228,8 @@ class Session:
         state: rundir.State = "finished" if finished else stopped
         problem, message = self.saver.problem if self.going else None, ""
         if problem is not None:
+            if self._told_problem is None:
+                self.display.detail(self.saver.details)
             newest = self.checkpoints[self.going[0]].latest_step
             state = "failed"
             message = f"step {end.step:,} could not be saved: {problem}. " + (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ import agents
 from agents.sac import SACConfig
 from envs import dmc
 from envs.api import StepType, TimeStep
-from qsm import segments
+from qsm import saver, segments
 from qsm.checkpoint import is_whole
 from qsm.config import RunConfig
 from qsm.csvfile import read_csv
@@ -431,3 +432,17 @@ def test_an_impossible_task_is_a_mistake_of_the_user(tmp_path: Path):
     with pytest.raises(UserError, match="no-such-task"):
         train("sac", "no-such-task", [Member(SACConfig(), options(), tmp_path / "run", "seed 0")])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_tracebacks_of_orbax_are_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def record(path: str, level: int, text: str) -> logging.LogRecord:
+        return logging.LogRecord("absl", level, path, 1, text, None, None)
+
+    logger = logging.getLogger("absl")
+    with saver._orbax_kept_apart() as said:
+        logger.handle(record("site-packages/orbax/futures.py", logging.ERROR, "Traceback of orbax"))
+        logger.handle(record("site-packages/orbax/futures.py", logging.WARNING, "a warning"))
+        logger.handle(record("site-packages/other.py", logging.ERROR, "another's"))
+    logger.handle(record("site-packages/orbax/futures.py", logging.ERROR, "later"))
+    assert said == ["Traceback of orbax"]
+    assert caplog.messages == ["a warning", "another's", "later"]
