@@ -29,7 +29,7 @@ DASHES = {"qsm": "-", "qsm-clean": "--", "sac": "-.", "td3": ":"}
 MARKERS = {"qsm": "o", "qsm-clean": "s", "sac": "^", "td3": "D"}
 FEW_SEEDS = 10
 """Below this many, every seed is drawn as a faint line."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

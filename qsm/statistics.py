@@ -9,7 +9,7 @@ The statistics are those of Agarwal et al., "Deep Reinforcement Learning at the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -79,7 +79,7 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(
-    statistic: Callable[..., np.ndarray],
+    statistic: Callable[..., Any],
     *samples: Scores,
     resamples: int | None = None,
     level: float = LEVEL,
