@@ -128,5 +128,5 @@ def test_against_rliable(counts: dict[str, int]) -> None:
         library = pytest.importorskip("rliable.library")
         matrix = np.stack(list(x.values()), axis=1)
         thresholds = np.linspace(0, 1, 11)
-        profile = library.run_score_deviation(matrix, thresholds)
+        profile = [library.run_score_deviation(matrix, threshold) for threshold in thresholds]
         assert performance_profile(x, thresholds) == pytest.approx(profile)
