@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -91,8 +91,8 @@ class GridView:
         """How many cells are in `state`."""
         return sum(one.state == state for one in self.progress.values())
 
-    def table(self) -> Table:
-        """A row for each task and agent, a column for each seed."""
+    def table(self) -> Group:
+        """A row for each task and agent, a column for each seed, and a line on the whole."""
         seeds = sorted({cell.seed for cell in self.cells})
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("task")
@@ -106,8 +106,7 @@ class GridView:
                 task if task != before else "", label, *(self._text(by_place[task, label, s]) for s in seeds)
             )
             before = task
-        table.caption, table.caption_justify = self.summary(), "left"
-        return table
+        return Group(table, Text(self.summary()))
 
     def summary(self) -> str:
         """One line on the whole."""
