@@ -187,6 +187,7 @@ def fill(
             view.look()
         finally:
             if live is not None:
+                live.update(view.table())
                 live.stop()
     if live is None:
         console.print(view.table())
