@@ -157,7 +157,7 @@ class ReportOptions:
     reference: Path | None = None
     """CSV of published curves to draw too: source, task, env_steps, algo, mean, std, n_seeds, action_repeat."""
     at_step: int | None = None
-    """Environment step of the evaluations that are compared; none: the most that any run was to train for."""
+    """Environment step of the evaluations that are compared; none: what most runs were to train for."""
 
     limits: ClassVar[Limits] = {"at_step": (0, 2**31 - 1)}
 

@@ -94,8 +94,8 @@ def learning_curves(
     styles, rows = Styles(comparison.agents), []
     figure, axes = _figure(6.4, 4.2)
     last = comparison.step
-    for algorithm in dict.fromkeys(one.algorithm for one in references):
-        _band(axes, [one for one in references if one.algorithm == algorithm], last)
+    for place, algorithm in enumerate(dict.fromkeys(one.algorithm for one in references)):
+        _band(axes, [one for one in references if one.algorithm == algorithm], last, place)
     for agent in comparison.agents:
         runs = [one for one in comparison.of(task, agent) if one.returns]
         if not runs:
@@ -125,33 +125,31 @@ def learning_curves(
     return figure, rows
 
 
-def _band(axes: Axes, curves: Sequence[Reference], last: int) -> None:
-    """Between the lowest mean - std and the highest mean + std of the sources, grey, and each source's mean."""
-    hatches = {"SAC": "//", "TD3(SpinningUp)": "\\\\"}
+PUBLISHED_LOOKS = {"SAC": ("//", "^"), "TD3(SpinningUp)": ("\\\\", "D"), "SimbaV2(utd2)": ("..", "*")}
+"""Hatching and marker of published algorithms; the baselines have the markers of ours."""
+
+
+def _band(axes: Axes, curves: Sequence[Reference], last: int, place: int) -> None:
+    """Lowest mean - std to highest mean + std of the sources: hatched, or a bar to the right of a lone step."""
     steps = sorted({step for one in curves for step in one.points if step <= last})
     if not steps:
         return
     ends = [[one.points[step] for one in curves if step in one.points] for step in steps]
     low = [min(mean - (0 if np.isnan(std) else std) for mean, std in there) for there in ends]
     high = [max(mean + (0 if np.isnan(std) else std) for mean, std in there) for there in ends]
-    name = f"published {curves[0].algorithm} ({len(curves)} source{'s' if len(curves) > 1 else ''})"
-    look = {"color": "#777777", "alpha": 0.6}
-    if len(steps) == 1:
-        middle = (low[0] + high[0]) / 2
-        axes.errorbar(
-            steps,
-            [middle],
-            [[middle - low[0]], [high[0] - middle]],
-            capsize=4,
-            fmt="none",
-            label=name,
-            **look,
+    number = sum(any(step in one.points for step in steps) for one in curves)
+    name = f"published {curves[0].algorithm} ({number} source{'s' if number > 1 else ''})"
+    hatch, marker = PUBLISHED_LOOKS.get(curves[0].algorithm, ("xx", "P"))
+    if len(steps) > 1:
+        axes.fill_between(
+            steps, low, high, facecolor="none", edgecolor="#AAAAAA", hatch=hatch, linewidth=0.5, label=name
         )
         return
-    hatch = hatches.get(curves[0].algorithm, "..")
-    axes.fill_between(
-        steps, low, high, facecolor="none", edgecolor="#AAAAAA", hatch=hatch, linewidth=0.5, label=name
-    )
+    x = steps[0] + last * (0.02 + 0.025 * place)
+    means = [mean for mean, _ in ends[0]]
+    look = {"color": "#666666", "clip_on": False}
+    axes.plot([x, x], [low[0], high[0]], linewidth=1.5, **look)
+    axes.plot([x] * len(means), means, marker=marker, markersize=5, linestyle="none", label=name, **look)
 
 
 AGGREGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -46,6 +46,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem; }
 figure { margin: 0; } figure.wide { grid-column: 1 / -1; } img { width: 100%; height: auto; }
+figure:not(.wide) { max-width: 42rem; }
 figcaption { font-size: .85rem; color: #444; } .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
@@ -63,7 +64,7 @@ def report(
     Args:
       out: folder of the page, of `figures/` and of `data/`.
       reference: published curves, see `qsm.results.read_reference`.
-      step: at which runs are compared; None: the most that any of them was to train for.
+      step: at which runs are compared; None: the steps that most of them were to train for.
 
     Raises:
       UserError: there is no run with an evaluation, or the folder cannot be written.
@@ -199,7 +200,9 @@ def _curves(page: _Page, comparison: Comparison, published: Sequence[Reference])
         caption = f"{task}: interquartile mean over seeds with its 95 % band; faint lines are seeds."
         if beside:
             sources = sorted({f"{one.source} (action repeat {one.action_repeat})" for one in beside})
-            caption += f" Hatched: lowest mean - std to highest mean + std of {'; '.join(sources)}."
+            caption += (
+                f" Published, in grey: lowest mean - std to highest mean + std of {'; '.join(sources)}."
+            )
         name = f"{comparison.backend}_{task}"
         drawn.append(page.figure(name, figures.learning_curves(comparison, task, beside), caption))
     return f'<div class="figures">{"".join(drawn)}</div>'

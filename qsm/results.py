@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +97,7 @@ class Comparison:
 
     Args:
       results: of one backend.
-      step: at which runs are compared; None: the most steps that any of them was to train for.
+      step: at which runs are compared; None: the steps that most of them were to train for.
 
     Attributes:
       agents, tasks: in the order they are shown in.
@@ -109,7 +110,8 @@ class Comparison:
         self.agents = sorted({one.agent for one in results}, key=agent_order)
         self.tasks = sorted({one.task for one in results})
         self.seeds = sorted({one.seed for one in results})
-        self.step = step if step is not None else max(one.config["run_config"]["steps"] for one in results)
+        wanted = collections.Counter(one.config["run_config"]["steps"] for one in results)
+        self.step = step if step is not None else max(wanted, key=lambda steps: (wanted[steps], steps))
         self._by_place = {(one.task, one.agent, one.seed): one for one in results}
 
     def of(self, task: str, agent: str) -> list[Result]:

@@ -1,6 +1,6 @@
 """Injects faults into real trainings and counts how many were survived with nothing lost.
 
-    python scripts/faults.py [--quick] [--kills 4] [--seed 0]
+    python scripts/faults.py [--quick] [--only "disk full"] [--kills 4] [--seed 0]
 
 Every case trains through `qsm train` in processes of its own, is disturbed, and is started again with the same command
 until it is finished. It has survived where it then holds, bit for bit, what a training that was left alone holds: rows
@@ -52,6 +52,8 @@ class Options:
 
     quick: bool = False
     """Only a kill and a bit that is flipped after it."""
+    only: str | None = None
+    """One kind of fault, by the name that the table has for it."""
     kills: int = 4
     """Kills at random points of one training."""
     seed: int = 0
@@ -255,6 +257,8 @@ def explode(folder: Path) -> bool:
 def main() -> None:
     """Runs the cases and prints a table."""
     options = tyro.cli(Options, description=__doc__)
+    if options.only is not None and options.only not in CASES:
+        sys.exit(f"--only is {options.only!r}; it must be one of: {', '.join(CASES)}")
     draw = random.Random(options.seed)
     root = options.folder or Path(tempfile.mkdtemp(prefix="qsm-faults-"))
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -263,7 +267,7 @@ def main() -> None:
         if reference.finish() != 0:
             sys.exit(f"the training that was left alone failed:\n{reference.output}")
         expected = content(reference)
-        names = QUICK if options.quick else tuple(CASES)
+        names = (options.only,) if options.only else QUICK if options.quick else tuple(CASES)
         table = Table(
             "fault", "injected", "survived", "what differs", title="Faults injected into a training"
         )
@@ -284,7 +288,7 @@ def main() -> None:
                 number, problem = 1, str(error)[:300]
             injected, survived = injected + number, survived + (0 if problem else number)
             table.add_row(name, str(number), "no" if problem else "yes", problem)
-        if not options.quick:
+        if not options.quick and not options.only:
             well = explode(root / "exploding")
             injected, survived = injected + 1, survived + well
             table.add_row("simulator explodes", "1", "yes" if well else "no", "")

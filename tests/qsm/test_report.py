@@ -242,3 +242,14 @@ def test_mistakes_are_told_and_leave_no_page(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["report", *(word.format(tmp=tmp_path) for word in words)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / "report").exists()
+
+
+def test_runs_are_compared_at_the_steps_that_most_of_them_were_to_train_for(bench: Path) -> None:
+    results = gather([bench])[0]
+    longer = [
+        one._replace(config={**one.config, "run_config": {**one.config["run_config"], "steps": 10**6}})
+        for one in results
+    ]
+    assert Comparison([*results[1:], longer[0]]).step == STEPS
+    assert Comparison([results[0], *longer[1:]]).step == 10**6
+    assert Comparison(longer, step=7).step == 7
