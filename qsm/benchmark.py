@@ -240,6 +240,7 @@ class LocalEngine:
     def _train(self, cell: Cell) -> Outcome:
         cores = self._cores.get()
         log = cell.path.parent / f"{cell.path.name}.output.txt"
+        _pin(cores)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("wb") as output:
@@ -256,7 +257,6 @@ class LocalEngine:
                         start_new_session=True,
                     )
                     self._processes[cell] = process
-                _pin(process.pid, cores)
                 status = process.wait()
         except OSError as error:
             return Outcome(cell, 1, f"{error.strerror or error}")
@@ -277,11 +277,10 @@ def _threads(cores: int) -> dict[str, str]:
     return single | {"OMP_NUM_THREADS": str(cores)}
 
 
-def _pin(pid: int, cores: set[int]) -> None:
-    # At once after the start, long before it counts its cores; it may also be over already.
+def _pin(cores: set[int]) -> None:
+    """Keeps the calling thread to `cores`, and so the processes that it starts, from their first instruction."""
     if hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(pid, cores)
+        os.sched_setaffinity(0, cores)
 
 
 def _last_line(log: Path) -> str:
