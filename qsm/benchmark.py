@@ -32,7 +32,7 @@ GRACE = 120.0
 
 
 class AgentSpec(NamedTuple):
-    """An agent, or a variant of one: `qsm`, or `qsm@hot:score_scale=120:updates=2`."""
+    """An agent, or a variant of one: `qsm`, or `qsm@hot:score_scale=120:discount=0.98`."""
 
     agent: str
     name: str | None

@@ -13,27 +13,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.record_writer import RecordWriter
 
-from agents.config import AgentConfig
 from qsm import csvfile, metrics
-from qsm.config import RunConfig
 from qsm.errors import UserError
 from qsm.metrics import MetricWriter, read_csv
-from qsm.rundir import RunDir, resolved_config
+from qsm.rundir import RunDir
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    path = tmp_path / "sac" / "seed_0"
-    return RunDir.create_or_open(
-        path, resolved_config("sac", "walker-walk", "dm_control", AgentConfig(), RunConfig())
-    )
-
-
-@pytest.fixture
-def warnings() -> list[str]:
-    return []
 
 
 def writer(run: RunDir, warnings: list[str], resume_step: int | None = None) -> MetricWriter:

@@ -12,27 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from agents.config import AgentConfig
 from qsm import wandb_sink
-from qsm.config import RunConfig
 from qsm.metrics import MetricWriter, read_csv
-from qsm.rundir import RunDir, resolved_config
+from qsm.rundir import RunDir
 from qsm.wandb_sink import WandbSink
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    path = tmp_path / "sac" / "seed_0"
-    return RunDir.create_or_open(
-        path, resolved_config("sac", "walker-walk", "dm_control", AgentConfig(), RunConfig())
-    )
-
-
-@pytest.fixture
-def warnings() -> list[str]:
-    return []
 
 
 class BrokenWandb:

@@ -1,0 +1,26 @@
+"""What the tests of metrics share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.config import AgentConfig
+from qsm.config import RunConfig
+from qsm.rundir import RunDir, resolved_config
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A new run's folder."""
+    path = tmp_path / "sac" / "seed_0"
+    return RunDir.create_or_open(
+        path, resolved_config("sac", "walker-walk", "dm_control", AgentConfig(), RunConfig())
+    )
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    """Collects what a sink warns of."""
+    return []
