@@ -9,9 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The JAX build: cpu, cuda or tpu. Once set up, the choice stays until another is named.
 ACCELERATOR ?= $(or $(patsubst $(VENV)/ready-%,%,$(firstword $(wildcard $(VENV)/ready-*))),cpu)
-EXTRAS_cpu := dev,mjx
-EXTRAS_cuda := dev,mjx,cuda
-EXTRAS_tpu := dev,mjx,tpu
+EXTRAS_cpu := dev,mjx,cluster
+EXTRAS_cuda := dev,mjx,cluster,cuda
+EXTRAS_tpu := dev,mjx,cluster,tpu
 READY := $(VENV)/ready-$(ACCELERATOR)
 # Interpreters to try, best first: names on the PATH may be stubs that fail, hence also where pyenv keeps them.
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions

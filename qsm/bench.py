@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,9 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from qsm.benchmark import Cell, LocalEngine, Outcome, Progress, progress_of
-
-PREEMPTED = 128 + signal.SIGTERM
+from qsm.benchmark import Cell, Grid, Job, Progress, progress_of
+from qsm.engines import PREEMPTED, Engine, Outcome
 
 
 class GridView:
@@ -47,25 +45,28 @@ class GridView:
         self._begun.clear()
         self.progress = {cell: progress_of(cell, self.steps) for cell in self.cells}
 
-    def update(self, running: Sequence[Cell]) -> None:
+    def update(self, running: Sequence[Job]) -> None:
         """Reads anew how far the cells in `running` are."""
         now = self._clock()
-        for cell in running:
+        for cell in (cell for job in running for cell in job.cells):
+            if self.progress[cell].state == "finished":
+                continue  # before the others of its program
             found = progress_of(cell, self.steps)
             self._begun.setdefault(cell, (now, found.step))
             self.progress[cell] = found._replace(state="running")
 
     def end(self, outcome: Outcome) -> None:
-        """Takes note of how a process ended."""
-        found = progress_of(outcome.cell, self.steps)
-        if outcome.status == 0:
-            found = found._replace(state="finished")
-        elif outcome.status == PREEMPTED:
-            found = found._replace(state="stopped")
-        else:
-            found = found._replace(state="failed", reason=found.reason or outcome.reason)
-        self.progress[outcome.cell] = found
-        self._begun.pop(outcome.cell, None)
+        """Takes note of how a training ended."""
+        for cell in outcome.job.cells:
+            found = progress_of(cell, self.steps)
+            if outcome.status == 0:
+                found = found._replace(state="finished")
+            elif outcome.status == PREEMPTED:
+                found = found._replace(state="stopped")
+            elif found.state != "finished":  # one of several seeds may have failed alone
+                found = found._replace(state="failed", reason=found.reason or outcome.reason)
+            self.progress[cell] = found
+            self._begun.pop(cell, None)
 
     def rate(self, cell: Cell) -> float | None:
         """Environment steps per second since its process began; None until there is a row of metrics since."""
@@ -145,25 +146,23 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
-def fill(
-    cells: Sequence[Cell],
-    steps: int,
-    engine: LocalEngine,
-    console: Console,
-    folder: Path,
-    dry_run: bool = False,
-) -> int:
-    """Trains what is missing of `cells`, or shows what that is; the exit status of `qsm bench`.
+def fill(grid: Grid, engine: Engine, console: Console, together: int = 1, dry_run: bool = False) -> int:
+    """Trains what is missing of `grid`, or shows what that is; the exit status of `qsm bench`.
+
+    Args:
+      together: seeds that are trained in one program.
 
     Returns:
       0 where every cell is finished, 1 where one failed, 130 or 143 where Ctrl-C or SIGTERM stopped it.
     """
-    view = GridView(cells, steps, engine.jobs)
+    cells = grid.cells()
+    view = GridView(cells, grid.steps, engine.jobs)
     waiting = [cell for cell in cells if view.progress[cell].state != "finished"]
-    console.print(
-        f"{len(cells)} runs of {steps:,} steps, {len(cells) - len(waiting)} of them finished; "
-        f"{min(engine.jobs, len(waiting))} at a time"
-    )
+    jobs = grid.jobs(waiting, together)
+    line = f"{len(cells)} runs of {grid.steps:,} steps, {len(cells) - len(waiting)} of them finished"
+    if len(jobs) < len(waiting):
+        line += f"; up to {max(len(job.cells) for job in jobs)} seeds in one program"
+    console.print(f"{line}; {min(engine.jobs, len(jobs))} at a time")
     if dry_run:
         console.print(view.table())
         return 0
@@ -179,10 +178,11 @@ def fill(
         if live is not None:
             live.start()
         try:
-            for outcome in engine.run(waiting, tick):
+            for outcome in engine.run(jobs, tick):
                 view.end(outcome)
-                if live is None or view.progress[outcome.cell].state == "failed":
-                    console.print(ended(outcome, view), highlight=False, soft_wrap=True)
+                for cell in outcome.job.cells:
+                    if live is None or view.progress[cell].state == "failed":
+                        console.print(ended(cell, view), highlight=False, soft_wrap=True)
         except KeyboardInterrupt:
             view.look()
         finally:
@@ -200,13 +200,13 @@ def fill(
     if view.count("failed"):
         console.print("The same command tries the failed runs again.")
         return 1
-    console.print(f"Compare them with: qsm report {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Compare them with: qsm report {grid.folder}", highlight=False, soft_wrap=True)
     return 0
 
 
-def ended(outcome: Outcome, view: GridView) -> str:
-    """A line on a cell whose process has ended."""
-    cell, one = outcome.cell, view.progress[outcome.cell]
+def ended(cell: Cell, view: GridView) -> str:
+    """A line on a cell whose training has ended."""
+    one = view.progress[cell]
     said = "finished" if one.last_return is None else f"finished with a return of {one.last_return:.1f}"
     said = said if one.state == "finished" else f"{one.state}: {one.reason}" if one.reason else one.state
     return f"{cell.task} {cell.spec.label} seed {cell.seed} {said} ({view.summary()})"

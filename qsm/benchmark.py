@@ -1,34 +1,22 @@
 """`qsm bench`: a grid of agents, tasks and seeds in one folder, of which only what is missing is trained.
 
-Every cell is a run as `qsm train` makes it, in a process of its own, and can be resumed, evaluated and exported like
-any other. The grid keeps no record beside the runs: what is done is read from them.
+Every cell is a run as `qsm train` makes it, and can be resumed, evaluated and exported like any other. The grid keeps
+no record beside the runs: what is done is read from them.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import csv
-import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import agents
 from qsm.errors import UserError, nearest
-from qsm.files import remove_quietly
 from qsm.options import Parser
 from qsm.rundir import load_run, run_path
 
 State = Literal["missing", "running", "finished", "stopped", "failed"]
-
-GRACE = 120.0
-"""Seconds that a training may take to save when the benchmark is stopped; then it is killed."""
 
 
 class AgentSpec(NamedTuple):
@@ -51,7 +39,88 @@ class Cell(NamedTuple):
     task: str
     seed: int
     path: Path
+
+
+class Job(NamedTuple):
+    """One training: a cell, or several seeds of an agent and task in one program."""
+
+    cells: tuple[Cell, ...]
     arguments: tuple[str, ...]  # of `qsm`
+
+    @property
+    def log(self) -> Path:
+        """What it prints goes there."""
+        path = self.cells[0].path
+        return path.parent / f"{path.name}.output.txt"
+
+
+class Grid(NamedTuple):
+    """What is trained, on what, and for how long."""
+
+    specs: Sequence[AgentSpec]
+    tasks: Sequence[str]
+    seeds: Sequence[int]
+    steps: int
+    folder: Path
+    backend: str = "dm_control"
+    options: Sequence[str] = ()  # of every `qsm train`
+
+    def cells(self) -> list[Cell]:
+        """The cells, seed by seed, so that every comparison is there early and grows.
+
+        Raises:
+          UserError: two agents have the same label.
+        """
+        labels = [spec.label for spec in self.specs]
+        if len(set(labels)) < len(labels):
+            twice = next(label for label in labels if labels.count(label) > 1)
+            raise UserError(f"--agents names '{twice}' twice; give one of them another name: {twice}@NAME")
+        return [
+            Cell(spec, task, seed, run_path(self.backend, task, spec.agent, seed, spec.name, self.folder))
+            for seed in self.seeds
+            for task in self.tasks
+            for spec in self.specs
+        ]
+
+    def jobs(self, cells: Sequence[Cell], together: int = 1) -> list[Job]:
+        """The trainings of `cells`, in their order.
+
+        Args:
+          together: seeds of one agent and task that are trained in one program at most; they have consecutive numbers
+            and have been trained equally far, as a group that goes on must.
+        """
+        groups: dict[tuple[str, str], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault((cell.spec.label, cell.task), []).append(cell)
+        chunks = [
+            run[i : i + together]
+            for group in groups.values()
+            for run in self._runs(group)
+            for i in range(0, len(run), together)
+        ]
+        order = {cell: place for place, cell in enumerate(cells)}
+        return [self._job(chunk) for chunk in sorted(chunks, key=lambda chunk: order[chunk[0]])]
+
+    def _runs(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """Cells with consecutive seeds that are equally far."""
+        runs: list[list[Cell]] = []
+        before: tuple[int, int] | None = None
+        for cell in sorted(cells, key=lambda cell: cell.seed):
+            here = cell.seed, progress_of(cell, self.steps).step
+            if before is not None and here == (before[0] + 1, before[1]):
+                runs[-1].append(cell)
+            else:
+                runs.append([cell])
+            before = here
+        return runs
+
+    def _job(self, cells: Sequence[Cell]) -> Job:
+        spec, task, seed, _ = cells[0]
+        arguments = ["train", spec.agent, task, *spec.options, f"--seed={seed}", f"--steps={self.steps}"]
+        arguments += [f"--num-seeds={len(cells)}"] if len(cells) > 1 else []
+        arguments += [f"--backend={self.backend}", f"--runs={self.folder}"]
+        arguments += [f"--name={spec.name}"] if spec.name else []
+        return Job(tuple(cells), (*arguments, "--extend-steps", *self.options))
 
 
 class Progress(NamedTuple):
@@ -89,35 +158,6 @@ def parse_agent(text: str) -> AgentSpec:
     return AgentSpec(agent, name or None, tuple(arguments))
 
 
-def grid(
-    specs: Sequence[AgentSpec],
-    tasks: Sequence[str],
-    seeds: Sequence[int],
-    steps: int,
-    folder: Path,
-    options: Sequence[str] = (),
-    backend: str = "dm_control",
-) -> list[Cell]:
-    """The cells, seed by seed, so that every comparison is there early and grows.
-
-    Raises:
-      UserError: two agents have the same label.
-    """
-    labels = [spec.label for spec in specs]
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise UserError(f"--agents names '{twice}' twice; give one of them another name: {twice}@NAME")
-    cells = []
-    for seed in seeds:
-        for task in tasks:
-            for spec in specs:
-                path = run_path(backend, task, spec.agent, seed, spec.name, folder)
-                arguments = ["train", spec.agent, task, *spec.options, f"--seed={seed}", f"--steps={steps}"]
-                arguments += [f"--backend={backend}", f"--run-dir={path}", "--extend-steps", *options]
-                cells.append(Cell(spec, task, seed, path, tuple(arguments)))
-    return cells
-
-
 def progress_of(cell: Cell, steps: int) -> Progress:
     """What the run of `cell` has reached, of `steps`."""
     try:
@@ -144,148 +184,3 @@ def _last_step(table: Path) -> int:
         return int(float(next(csv.reader(lines[-1:]))[columns.index("step")]))
     except (OSError, ValueError, IndexError, StopIteration, UnicodeDecodeError, csv.Error):
         return 0
-
-
-class Outcome(NamedTuple):
-    """How a process of a cell ended."""
-
-    cell: Cell
-    status: int
-    reason: str  # the last line that it printed, where it failed
-
-
-Command = Callable[[Cell], list[str]]
-
-
-def train_command(cell: Cell) -> list[str]:
-    """The command line of `cell`."""
-    return [sys.executable, "-m", "qsm", *cell.arguments]
-
-
-class LocalEngine:
-    """Trains cells in processes of this machine, so many at a time, each on cores of its own.
-
-    Small networks gain little from a second core: processes of one thread each, side by side, get more done.
-
-    Args:
-      jobs: processes at a time; None: one a core.
-      command: what is run for a cell.
-    """
-
-    def __init__(self, jobs: int | None = None, command: Command = train_command) -> None:
-        cores = (
-            sorted(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else [*range(os.cpu_count() or 1)]
-        )
-        self.jobs = jobs or len(cores)
-        self._cores: queue.Queue[set[int]] = queue.Queue()
-        for slot in range(self.jobs):
-            share = cores[slot * len(cores) // self.jobs : (slot + 1) * len(cores) // self.jobs]
-            self._cores.put(set(share or [cores[slot % len(cores)]]))
-        self._command = command
-        self._lock = threading.Lock()
-        self._processes: dict[Cell, subprocess.Popen[bytes]] = {}
-        self._stopping = False
-
-    def running(self) -> list[Cell]:
-        """The cells that are being trained."""
-        with self._lock:
-            return list(self._processes)
-
-    def run(
-        self, cells: Sequence[Cell], tick: Callable[[], None], interval: float = 1.0
-    ) -> Iterator[Outcome]:
-        """Trains `cells` and yields how each ended, as they do.
-
-        Args:
-          tick: called every `interval` seconds or so.
-        """
-        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            pending = {pool.submit(self._train, cell) for cell in cells}
-            try:
-                while pending:
-                    done, pending = concurrent.futures.wait(
-                        pending, interval, concurrent.futures.FIRST_COMPLETED
-                    )
-                    for future in done:
-                        yield future.result()
-                    tick()
-            finally:
-                for future in pending:
-                    future.cancel()
-                self.stop()
-
-    def stop(self) -> None:
-        """Asks every training to save and end, and waits for it."""
-        with self._lock:
-            self._stopping = True
-            processes = list(self._processes.values())
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-    def kill(self) -> None:
-        """Ends every training at once; the next start goes on from its last checkpoint."""
-        with self._lock:
-            self._stopping = True
-            for process in self._processes.values():
-                process.kill()
-
-    def _train(self, cell: Cell) -> Outcome:
-        cores = self._cores.get()
-        log = cell.path.parent / f"{cell.path.name}.output.txt"
-        _pin(cores)
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("wb") as output:
-                with self._lock:
-                    if self._stopping:
-                        return Outcome(cell, 128 + signal.SIGTERM, "")
-                    # A session of its own: Ctrl-C at the terminal is passed on by `stop`, once.
-                    process = subprocess.Popen(
-                        self._command(cell),
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        env=os.environ | _threads(len(cores)),
-                        start_new_session=True,
-                    )
-                    self._processes[cell] = process
-                status = process.wait()
-        except OSError as error:
-            return Outcome(cell, 1, f"{error.strerror or error}")
-        finally:
-            with self._lock:
-                self._processes.pop(cell, None)
-            self._cores.put(cores)
-        reason = "" if status == 0 else _last_line(log)
-        if status == 0:
-            remove_quietly(log)  # the run keeps its own
-        return Outcome(cell, status, reason)
-
-
-def _threads(cores: int) -> dict[str, str]:
-    """Variables that keep a process to as many threads as it has cores."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    single = {"XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false".strip()} if cores == 1 else {}
-    return single | {"OMP_NUM_THREADS": str(cores)}
-
-
-def _pin(cores: set[int]) -> None:
-    """Keeps the calling thread to `cores`, and so the processes that it starts, from their first instruction."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1][:300] if lines else "it said nothing"

@@ -32,6 +32,16 @@ from qsm.segments import Segment
 
 _LOGGER = logging.getLogger(__name__)
 
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what orbax warns of wherever a folder is opened to be read, which is what was asked for."""
+    return not str(record.msg).startswith(
+        ("CheckpointManagerOptions.read_only", "Given directory is read only")
+    )
+
+
+logging.getLogger("absl").addFilter(_is_news)
+
 KEPT = 2
 UNREADABLE = (UserError, OSError, ValueError, TypeError, KeyError)
 """What reading a checkpoint raises where it is damaged or of another version."""

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import shutil
 import socket
 import sys
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import agents
 import qsm
 from agents.config import Limits, check_limits
-from qsm.config import Backend, BenchOptions, LaunchOptions, MjxRunConfig, ReportOptions, RunConfig
+from qsm.config import (
+    Backend,
+    BenchOptions,
+    ClusterOptions,
+    LaunchOptions,
+    MjxRunConfig,
+    ProtocolOptions,
+    ReportOptions,
+    RunConfig,
+)
 from qsm.errors import UserError, nearest
 from qsm.options import Parser, Positional, flag_of, show_options
 from qsm.versions import check_versions
+
+if TYPE_CHECKING:
+    from qsm.engines import Engine
 
 EXIT_STATUS = {"finished": 0, "diverged": 1, "unsaved": 1, "interrupted": 130, "preempted": 143}
 """Of `qsm train`; 130 and 143 are 128 + SIGINT and + SIGTERM, as shells count."""
@@ -259,7 +273,7 @@ def bench(arguments: Sequence[str]) -> int:
         "qsm bench",
         "Train agents on tasks over seeds, as many at a time as there are cores. The same command again trains only "
         f"what is missing. Suites: {named}.",
-        groups={"bench": BenchOptions},
+        groups={"bench": BenchOptions, "protocol": ProtocolOptions, "cluster": ClusterOptions},
         positionals=[
             Positional(
                 "tasks", "Suites and tasks.", tuple[str, ...], hint=". List them with: qsm bench --help"
@@ -268,27 +282,46 @@ def bench(arguments: Sequence[str]) -> int:
     )
     given = parser.parse(arguments)
     options: BenchOptions = given["bench"]
+    protocol: ProtocolOptions = given["protocol"]
     check_versions()
     tasks = tasks_of(given["tasks"])
     for task in tasks:
-        _check_task(task, "dm_control", f"Suites: {', '.join(SUITES)}.")
+        _check_task(task, options.backend, f"Suites: {', '.join(SUITES)}.")
     from rich.console import Console
 
     from qsm.bench import fill
-    from qsm.benchmark import LocalEngine, grid, parse_agent
+    from qsm.benchmark import Grid, parse_agent
 
     specs = [parse_agent(text) for text in options.agents]
     try:
-        RunConfig(steps=options.steps, eval_interval=options.eval_interval)
+        defaults = MjxRunConfig if options.backend == "mjx" else RunConfig
+        defaults(steps=options.steps, **protocol.given())  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(parser.with_flags(str(error))) from error
-    shared = (f"--eval-interval={options.eval_interval}", f"--wandb={options.wandb}")
+    shared = [f"{flag_of(name)}={value}" for name, value in protocol.given().items()]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    cells = grid(specs, tasks, seeds, options.steps, options.out, shared)
+    shared.append(f"--wandb={options.wandb}")
+    grid = Grid(specs, tasks, seeds, options.steps, options.out, options.backend, shared)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out is '{options.out}', which is a file; name a folder")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    return fill(cells, options.steps, LocalEngine(options.jobs), console, options.out, options.dry_run)
+    engine = _engine(options, given["cluster"])
+    return fill(grid, engine, console, options.seeds_together, options.dry_run)
+
+
+def _engine(options: BenchOptions, cluster: ClusterOptions) -> Engine:
+    if options.engine == "ray" and not options.dry_run:
+        from qsm.ray_engine import RayEngine
+
+        return RayEngine(cluster.ray_address, options.jobs, cluster.ray_cpus, cluster.ray_gpus)
+    if options.engine == "local" and cluster != ClusterOptions():
+        raise UserError(
+            "--ray-address, --ray-cpus and --ray-gpus are of --engine ray; add that, or leave them out"
+        )
+    from qsm.engines import LocalEngine
+
+    # The device loop has many environments in one program, which takes the whole device, or all cores.
+    return LocalEngine(options.jobs or (1 if options.backend == "mjx" else None))
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -306,9 +339,28 @@ def report(arguments: Sequence[str]) -> int:
             raise UserError(f"No folder '{folder}'. Name the folder of your runs: qsm report FOLDER")
     from qsm.report import report as write
 
-    page = write(folders, options.out, options.reference, options.at_step)
+    film = None
+    if options.videos:
+        from qsm.videos import film
+    page = write(folders, options.out, options.reference, options.at_step, film)
     print(f"{page} (open it in a browser; figures and their CSV files lie beside it)")
     return 0
+
+
+def sync(arguments: Sequence[str]) -> int:
+    """`qsm sync [FOLDER]`."""
+    parser = Parser(
+        "qsm sync",
+        "Upload to Weights & Biases what the runs below a folder recorded offline. The same command again uploads only "
+        "what is missing.",
+        positionals=[Positional("folder", "Folder of the runs.", Path, Path("runs"))],
+    )
+    folder = parser.parse(arguments)["folder"]
+    if not folder.is_dir():
+        raise UserError(f"No folder '{folder}'. Name the folder of your runs: qsm sync FOLDER")
+    from qsm.sync import sync as upload
+
+    return upload(folder, functools.partial(print, flush=True))
 
 
 def list_agents(arguments: Sequence[str]) -> int:
@@ -340,7 +392,11 @@ def dashboard(arguments: Sequence[str]) -> int:
             raise UserError(
                 f"Port {port} cannot be used ({reason}). Choose another, such as --port {other}"
             ) from None
-    print(f"Dashboard of {runs} on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    # Seeds of an agent on a task share a colour, as they share a curve in a report.
+    grouping = urllib.parse.urlencode({"runColorGroup": "regex:(.*)/seed_"})
+    print(
+        f"Dashboard of {runs} on http://127.0.0.1:{port}/?{grouping}#timeseries (Ctrl-C ends it)", flush=True
+    )
     address = ["--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), *address])
     return 0  # only where a test replaces execv
@@ -363,6 +419,7 @@ COMMANDS = {
         bench, "SUITE|TASK... [options]", "train agents x tasks x seeds; again: what is missing"
     ),
     "report": Command(report, "FOLDER... [options]", "compare runs: one page with figures, and their CSV"),
+    "sync": Command(sync, "[FOLDER]", "upload to wandb what was recorded offline"),
     "tasks": Command(tasks, "[options]", "list the tasks"),
     "agents": Command(list_agents, "", "list the agents"),
     "dashboard": Command(dashboard, "[RUNS] [options]", "show learning curves in the browser"),

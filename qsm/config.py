@@ -13,6 +13,7 @@ from agents.config import INFINITY, Limits, check_limits
 
 WandbMode = Literal["offline", "online", "disabled"]
 Backend = Literal["dm_control", "mjx"]
+EngineName = Literal["local", "ray"]
 MatmulPrecision = Literal["float32", "tensorfloat32", "bfloat16"]
 
 
@@ -123,10 +124,14 @@ class BenchOptions:
     """The first seed."""
     steps: int = 100_000
     """Environment steps of each run; more of them than before extend the runs that are there."""
-    eval_interval: int = 5_000
-    """Environment steps between evaluations."""
+    backend: Backend = "dm_control"
+    """Simulator."""
+    seeds_together: int = 1
+    """Seeds of an agent and task that are trained in one program: for accelerators."""
+    engine: EngineName = "local"
+    """Where trainings run: processes of this machine, or tasks of a Ray cluster (needs qsm[cluster])."""
     jobs: int | None = None
-    """Trainings at a time, each pinned to its share of the cores; none: one a core."""
+    """Trainings at a time; none: one a core, each pinned to its own (on mjx one), or what the cluster has room for."""
     out: Path = Path("bench")
     """Folder of the runs."""
     wandb: WandbMode = "offline"
@@ -138,7 +143,7 @@ class BenchOptions:
         "seeds": (1, 10_000),
         "first_seed": (0, 2**31 - 1 - 10_000),
         "steps": (1, 2**31 - 1),
-        "eval_interval": (1, INFINITY),
+        "seeds_together": (1, 4096),
         "jobs": (1, 4096),
     }
 
@@ -146,6 +151,43 @@ class BenchOptions:
         check_limits(
             self, {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolOptions:
+    """What all runs of a benchmark have in common; none: as `qsm train` has it."""
+
+    eval_interval: int | None = None
+    """Environment steps between evaluations."""
+    random_steps: int | None = None
+    """Environment steps of uniform random actions before the first update."""
+    replay_ratio: str | None = None
+    """Updates per environment step: a whole number, fraction or decimal (2, 1/4, 0.5)."""
+    num_envs: int | None = None
+    """Environments stepped together for each seed; one on dm_control."""
+    action_repeat: int | None = None
+    """Control steps for which each action is held."""
+
+    def given(self) -> dict[str, int | str]:
+        """Those that are not left to `qsm train`."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterOptions:
+    """Of `--engine ray`."""
+
+    ray_address: str = "auto"
+    """Address of the cluster; auto: that of this machine."""
+    ray_cpus: int = 1
+    """CPU cores for each training."""
+    ray_gpus: float = 0.0
+    """GPUs for each training; a part of one shares it."""
+
+    limits: ClassVar[Limits] = {"ray_cpus": (1, 4096), "ray_gpus": (0.0, 4096.0)}
+
+    def __post_init__(self) -> None:
+        check_limits(self, self.limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +200,8 @@ class ReportOptions:
     """CSV of published curves to draw too: source, task, env_steps, algo, mean, std, n_seeds, action_repeat."""
     at_step: int | None = None
     """Environment step of the evaluations that are compared; none: what most runs were to train for."""
+    videos: bool = False
+    """Film an episode of each agent on each task, of the seed with the median score; takes a minute or so each."""
 
     limits: ClassVar[Limits] = {"at_step": (0, 2**31 - 1)}
 

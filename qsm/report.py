@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from qsm.results import Comparison, Reference, Result, gather, read_reference
 from qsm.rundir import explain, flatten, now
 from qsm.statistics import RESAMPLES
 
+Film = Callable[[Path, Path], str]
+"""Writes a video of the run at the first path to the second, and says in a few words what is seen."""
 PUBLISHED = ("SAC", "TD3(SpinningUp)", "SimbaV2(utd2)")
 """Algorithms of the reference file that are drawn beside ours: the baselines, and a strong recent method."""
 REFERENCE_SEEDS = 3
@@ -45,7 +48,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
   padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figure.wide { grid-column: 1 / -1; } img { width: 100%; height: auto; }
+figure { margin: 0; } figure.wide { grid-column: 1 / -1; } img, video { width: 100%; height: auto; }
 figure:not(.wide) { max-width: 42rem; }
 figcaption { font-size: .85rem; color: #444; } .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -57,7 +60,11 @@ th:first-child, td:first-child { text-align: left; } .differs { background: #fff
 
 
 def report(
-    folders: Sequence[Path], out: Path, reference: Path | None = None, step: int | None = None
+    folders: Sequence[Path],
+    out: Path,
+    reference: Path | None = None,
+    step: int | None = None,
+    film: Film | None = None,
 ) -> Path:
     """Writes the page of the runs at and below `folders`; its path.
 
@@ -65,6 +72,7 @@ def report(
       out: folder of the page, of `figures/` and of `data/`.
       reference: published curves, see `qsm.results.read_reference`.
       step: at which runs are compared; None: the steps that most of them were to train for.
+      film: writes a video of an episode of each agent and task into `videos/`; None: no videos.
 
     Raises:
       UserError: there is no run with an evaluation, or the folder cannot be written.
@@ -78,7 +86,10 @@ def report(
     try:
         page = _Page(out)
         for backend in dict.fromkeys(one.backend for one in results):
-            _section(page, Comparison([one for one in results if one.backend == backend], step), published)
+            comparison = Comparison([one for one in results if one.backend == backend], step)
+            _section(page, comparison, published)
+            if film is not None:
+                page.add(_videos(page.folder("videos"), comparison, film))
         if problems:
             page.add("<h2>Left out</h2>" + _list(problems))
         return page.write(results)
@@ -97,6 +108,12 @@ class _Page:
 
     def add(self, text: str) -> None:
         self._parts.append(text)
+
+    def folder(self, name: str) -> Path:
+        """A folder beside the page."""
+        path = self._out / name
+        path.mkdir(exist_ok=True)
+        return path
 
     def table(self, name: str, rows: figures.Rows) -> str:
         """Writes `rows` as data/NAME.csv; a link that works without that file too."""
@@ -265,6 +282,29 @@ def _together(page: _Page, comparison: Comparison) -> str:
         page.figure(f"{backend}_{name}", draw(comparison), text, wide) for name, draw, text, wide in parts
     ]
     return f'<div class="figures">{"".join(drawn)}</div>'
+
+
+def _videos(folder: Path, comparison: Comparison, film: Film) -> str:
+    """An episode of each agent on each task, of the seed with the median score; they lie beside the page."""
+    drawn = []
+    for task in comparison.tasks:
+        for agent in comparison.agents:
+            run = comparison.median(task, agent)
+            if run is None:
+                continue
+            file = folder / f"{comparison.backend}_{task}_{agent}.mp4"
+            try:
+                said = film(run.path, file)
+            except UserError as error:
+                drawn.append(f"<p>No video of {html.escape(agent)} on {task}: {html.escape(str(error))}</p>")
+                continue
+            source = html.escape(f"{folder.name}/{urllib.parse.quote(file.name)}")
+            caption = html.escape(f"{task}, {agent}, seed {run.seed}: {said}")
+            drawn.append(
+                f'<figure><video controls muted loop preload="metadata" src="{source}"></video>'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+    return f'<h3>Videos</h3><div class="figures">{"".join(drawn)}</div>'
 
 
 def _protocol(comparison: Comparison) -> str:

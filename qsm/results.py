@@ -69,7 +69,6 @@ def agent_order(label: str) -> tuple[int, str]:
 def _read(path: Path) -> Result:
     run = load_run(path)
     config = run.config
-    label = config["agent"] + "".join(path.parent.name.partition("@")[1:])
     returns = {int(row["step"]): row["return_mean"] for row in read_csv(run.eval_csv) if "return_mean" in row}
     rates = [
         row["loop/steps_per_second"] for row in read_csv(run.train_csv) if "loop/steps_per_second" in row
@@ -81,7 +80,7 @@ def _read(path: Path) -> Result:
     return Result(
         config["backend"],
         config["task"],
-        label,
+        run.label,
         config["run_config"].get("seed", 0),
         returns,
         statistics.median(rates) if rates else None,
@@ -125,6 +124,14 @@ class Comparison:
     def scores(self, task: str, agent: str) -> np.ndarray:
         """Returns at the step of comparison `[n]`, of the seeds that reached it."""
         return np.array([score for one in self.of(task, agent) if (score := self.score(one)) is not None])
+
+    def median(self, task: str, agent: str) -> Result | None:
+        """The run whose score is the median over seeds, the lower one of an even number; None without scores."""
+        scored = [(score, one.seed) for one in self.of(task, agent) if (score := self.score(one)) is not None]
+        if not scored:
+            return None
+        _, seed = sorted(scored)[(len(scored) - 1) // 2]
+        return self._by_place[task, agent, seed]
 
     def missing(self) -> list[str]:
         """Cells of the grid without a score, and how far they are."""

@@ -237,6 +237,11 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.txt"
 
+    @property
+    def label(self) -> str:
+        """The agent with the name of its variant, as in the folder's path: AGENT[@NAME]."""
+        return self.config["agent"] + "".join(self.path.parent.name.partition("@")[1:])
+
     @classmethod
     def create_or_open(
         cls, path: str | Path, config: dict[str, Any], command: Sequence[str] = (), extend_steps: bool = False

@@ -26,7 +26,7 @@ from qsm.rundir import RunDir
 ONLINE_TIMEOUT = 20.0
 """Seconds that wandb may take to reach its server before the run is recorded offline."""
 FINISH_TIMEOUT = 60.0
-"""Seconds wandb may take at the end to upload what is left; the rest stays on disk for `wandb sync`."""
+"""Seconds wandb may take at the end to upload what is left; the rest stays on disk for `qsm sync`."""
 PATIENCE = 90.0
 """Seconds after which a wandb that was asked to end, and says nothing, is ended."""
 ROWS_WAITING = 1_000
@@ -68,7 +68,7 @@ class WandbSink:
                     raise
                 warn(
                     f"wandb cannot go online: {first_line(error)}. Recording offline instead; log in with: "
-                    f"wandb login, and upload afterwards with: wandb sync {run.wandb}/offline-run-*"
+                    f"wandb login, and upload afterwards with: qsm sync {run.path}"
                 )
                 self._forget_failed_start()
                 self._run = self._start(run, "offline")
@@ -130,7 +130,8 @@ class WandbSink:
         quiet = {"silent": True, "quiet": True, "console": "off"}
         wandb.setup(wandb.Settings(**quiet))
         config = run.config
-        label = run.path.parent.name
+        # Scores of the two simulators are not comparable, so neither are their groups.
+        backend = "" if config["backend"] == "dm_control" else f"{config['backend']}/"
         return wandb.init(
             mode=mode,
             dir=run.path,
@@ -138,10 +139,11 @@ class WandbSink:
             resume="allow",
             reinit="create_new",
             project=config["run_config"].get("wandb_project", "qsm"),
-            group=f"{config['task']}/{config['agent']}",
-            name=f"{config['task']} {label} {run.path.name}",
+            group=f"{backend}{config['task']}/{run.label}",
+            job_type=run.label,
+            name=f"{config['task']} {run.label} {run.path.name}",
             tags=[config["agent"], config["task"], config["backend"]],
-            config=config,
+            config=config | {"label": run.label},
             settings=wandb.Settings(
                 **quiet,
                 init_timeout=ONLINE_TIMEOUT,

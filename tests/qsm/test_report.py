@@ -16,6 +16,7 @@ import agents
 from qsm import cli, statistics
 from qsm.config import RunConfig
 from qsm.errors import UserError
+from qsm.report import report
 from qsm.results import Comparison, gather, read_reference
 from qsm.rundir import RunDir, resolved_config, run_path
 
@@ -253,3 +254,34 @@ def test_runs_are_compared_at_the_steps_that_most_of_them_were_to_train_for(benc
     assert Comparison([*results[1:], longer[0]]).step == STEPS
     assert Comparison([results[0], *longer[1:]]).step == 10**6
     assert Comparison(longer, step=7).step == 7
+
+
+def test_videos_are_of_the_median_seed_and_one_that_cannot_be_made_is_told(
+    bench: Path, tmp_path: Path
+) -> None:
+    filmed: list[Path] = []
+
+    def film(run: Path, file: Path) -> str:
+        if "td3" in str(run):
+            raise UserError("no <OpenGL> here")
+        filmed.append(run)
+        file.write_bytes(b"video")
+        return "return 7"
+
+    add(tmp_path / "more", "td3", "fish-swim", 0, {0: 1.0})  # without a score
+    page = report([bench, tmp_path / "more"], tmp_path / "report", film=film).read_text()
+    assert [run.name for run in filmed] == ["seed_1", "seed_1"]
+    assert 'src="videos/dm_control_cheetah-run_qsm.mp4"' in page and "qsm, seed 1: return 7" in page
+    assert page.count("no &lt;OpenGL&gt; here") == 2
+    assert sorted(file.name for file in (tmp_path / "report" / "videos").iterdir()) == [
+        "dm_control_cheetah-run_qsm.mp4",
+        "dm_control_walker-run_qsm.mp4",
+    ]
+
+
+def test_the_median_of_an_even_number_is_the_lower_one(tmp_path: Path) -> None:
+    for seed, slope in enumerate((40, 10, 30, 20)):
+        add(tmp_path, "sac", "fish-swim", seed, line(slope))
+    comparison = Comparison(gather([tmp_path])[0])
+    median = comparison.median("fish-swim", "sac")
+    assert median is not None and median.seed == 3 and comparison.median("fish-swim", "td3") is None

@@ -200,7 +200,7 @@ def test_online_wandb_falls_back_without_asking_or_waiting(run: RunDir, case: st
         os.close(theirs)
     warning, imported = printed.splitlines()
     assert warning.startswith("WARN wandb cannot go online")
-    assert "wandb sync" in warning
+    assert "qsm sync" in warning
     assert imported == "True"
     assert any(b"0.6875" in file.read_bytes() for file in run.wandb.glob("offline-run-*/run-*.wandb"))
     assert not any(b"0" * 40 in file.read_bytes() for file in run.path.rglob("*") if file.is_file())
