@@ -28,7 +28,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 
 STEPS = 1000
-LOOPBACK = {"node_ip_address": "127.0.0.1"}
+LOOPBACK: dict[str, Any] = {"node_ip_address": "127.0.0.1"}
 TRAIN = """
 import json, os, pathlib, signal, sys
 path, behaviour = pathlib.Path(sys.argv[1]), sys.argv[2]
