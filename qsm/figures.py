@@ -121,7 +121,7 @@ def learning_curves(
     axes.set(title=task, ylabel="return")
     axes.set_ylim(0, None)
     _step_axis(axes, last)
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8, handlelength=3)
     return figure, rows
 
 
@@ -210,7 +210,7 @@ def sample_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
     axes.set(ylabel="IQM of return / 1000")
     axes.set_ylim(0, 1)
     _step_axis(axes, comparison.step)
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8, handlelength=3)
     return figure, rows
 
 
@@ -238,7 +238,7 @@ def profile(comparison: Comparison) -> tuple[Figure, Rows]:
     axes.set(xlabel=f"score τ (return / 1000 at step {comparison.step:,})", ylabel="share of runs above τ")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper right", fontsize=8, handlelength=3)
     return figure, rows
 
 
