@@ -102,6 +102,8 @@ class RayEngine:
         self._end(force=False)
         if self._tasks:
             self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=GRACE)
+        # A task may be cancelled just as its training begins, which then saves and ends after it.
+        _wait_for_former([str(cell.path) for job in self._tasks.values() for cell in job.cells])
 
     def kill(self) -> None:
         self._end(force=True)
@@ -136,20 +138,23 @@ def train_here(command: Sequence[str], paths: Sequence[str], log: str, cpus: int
     _wait_for_former(paths)
     file = Path(log)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | thread_variables(cpus),
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-        )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with file.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | thread_variables(cpus),
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
         while (status := process.poll()) is None:
             time.sleep(0.2)  # in short turns: a cancelled task is interrupted between them
     except KeyboardInterrupt:
+        if process is None:
+            raise  # where it has just begun, it ends with this worker
         process.send_signal(signal.SIGTERM)
         try:
             status = process.wait(GRACE)

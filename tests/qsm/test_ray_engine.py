@@ -27,12 +27,18 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 
+# Ray starts its machines by fork and exec in this process, where other tests may have started JAX. Nothing but exec
+# happens after the fork, so that what JAX warns of cannot.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 STEPS = 1000
 LOOPBACK: dict[str, Any] = {"node_ip_address": "127.0.0.1"}
 TRAIN = """
-import json, os, pathlib, signal, sys
+import fcntl, json, os, pathlib, signal, sys
 path, behaviour = pathlib.Path(sys.argv[1]), sys.argv[2]
 path.mkdir(parents=True, exist_ok=True)
+owner = (path / ".owner").open("w")
+fcntl.flock(owner, fcntl.LOCK_EX)
 parts = {"agent": "sac", "task": "walker-walk", "backend": "dm_control", "agent_config": {}, "run_config": {}}
 (path / "config.json").write_text(json.dumps({"format": 1} | parts))
 def write(name, value):
