@@ -301,7 +301,9 @@ def bench(arguments: Sequence[str]) -> int:
     shared = [f"{flag_of(name)}={value}" for name, value in protocol.given().items()]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     shared.append(f"--wandb={options.wandb}")
-    grid = Grid(specs, tasks, seeds, options.steps, options.out, options.backend, shared)
+    # Ray's workers have working folders of their own.
+    out = options.out.absolute() if options.engine == "ray" else options.out
+    grid = Grid(specs, tasks, seeds, options.steps, out, options.backend, shared)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out is '{options.out}', which is a file; name a folder")
     console = Console(width=None if sys.stdout.isatty() else 160)

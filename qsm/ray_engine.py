@@ -74,7 +74,6 @@ class RayEngine:
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": RETRIES}
         self._train = ray.remote(**options, retry_exceptions=[Preempted])(train_here)
         self._tasks: dict[Any, Job] = {}
-        self._stopping = False
 
     def running(self) -> list[Job]:
         """The jobs whose runs say that they are being trained."""

@@ -188,6 +188,18 @@ def test_no_cluster_is_told_in_one_line(
     assert "ray start --head" in told and told.count("\n") == 1
 
 
+def test_a_relative_folder_means_the_same_to_every_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Grid] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qsm.ray_engine.RayEngine", lambda *_: None)
+    monkeypatch.setattr("qsm.bench.fill", lambda grid, *_: seen.append(grid) or 0)
+    assert cli.main(["bench", "walker-walk", "--engine", "ray", "--out", "there"]) == 0
+    (job, *_) = seen[0].jobs(seen[0].cells())
+    assert f"--runs={tmp_path / 'there'}" in job.arguments
+
+
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'qsm\[cluster\]'"):
