@@ -14,7 +14,7 @@ INFINITY = math.inf
 
 
 def check_limits(config: Any, limits: Limits) -> None:
-    """Holds each number (or each entry of a tuple) of `config` to its inclusive `limits`; all must be finite.
+    """Holds each number (or each entry of a tuple) of `config` to its inclusive `limits`; all must be finite, or None.
 
     Raises:
       ValueError: naming the field, its value and what is allowed.
@@ -22,7 +22,7 @@ def check_limits(config: Any, limits: Limits) -> None:
     for name, (low, high) in limits.items():
         value = getattr(config, name)
         for entry in value if isinstance(value, tuple) else (value,):
-            if not (math.isfinite(entry) and low <= entry <= high):
+            if entry is not None and not (math.isfinite(entry) and low <= entry <= high):
                 allowed = f"at least {low:.10g}" if high == INFINITY else f"from {low:.10g} to {high:.10g}"
                 raise ValueError(f"{name} is {value}; it must be {allowed}")
 

@@ -12,21 +12,22 @@ import sys
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import agents
 import qsm
-from agents.config import Limits, check_limits
-from qsm.config import (
-    Backend,
+from qsm.command_options import (
     BenchOptions,
     ClusterOptions,
-    LaunchOptions,
-    MjxRunConfig,
+    DashboardOptions,
+    EvalOptions,
+    ExportOptions,
+    OutputOptions,
     ProtocolOptions,
     ReportOptions,
-    RunConfig,
+    TasksOptions,
 )
+from qsm.config import Backend, LaunchOptions, MjxRunConfig, RunConfig
 from qsm.errors import UserError, nearest
 from qsm.options import Parser, Positional, flag_of, show_options
 from qsm.versions import check_versions
@@ -37,76 +38,6 @@ if TYPE_CHECKING:
 EXIT_STATUS = {"finished": 0, "diverged": 1, "unsaved": 1, "interrupted": 130, "preempted": 143}
 """Of `qsm train`; 130 and 143 are 128 + SIGINT and + SIGTERM, as shells count."""
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputOptions:
-    """Where the run goes. Without --run-dir: RUNS/BACKEND/TASK/AGENT[@NAME]/seed_SEED."""
-
-    runs: Path = Path("runs")
-    """Folder of all runs."""
-    name: str | None = None
-    """Label of this variant of the agent."""
-    run_dir: Path | None = None
-    """Folder of this run, in place of one under --runs."""
-    dry_run: bool = False
-    """Print the resolved configuration and the run's folder, and touch nothing."""
-
-    def __post_init__(self) -> None:
-        if self.run_dir is not None and (self.name is not None or self.runs != Path("runs")):
-            other = "name" if self.name is not None else "runs"
-            raise ValueError(f"run_dir is the whole path of the run; leave out --{other}, or give that alone")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalOptions:
-    """How the latest checkpoint of a run is evaluated."""
-
-    episodes: int = 10
-    """Episodes to play."""
-    video: Path | None = None
-    """File (.mp4 or .gif) to write the first episode to."""
-    seed: int = 0
-    """Seed of the evaluation's environments and actions."""
-    eval_samples: int | None = None
-    """Actions sampled, of which the best by the critic is taken; none: as the run was configured."""
-    backend: Backend | None = None
-    """Simulator to play on; on another than the run's, what the policy loses by it is shown. none: the run's."""
-
-    limits: ClassVar[Limits] = {"episodes": (1, 10_000), "seed": (0, 2**31 - 1), "eval_samples": (1, 4096)}
-
-    def __post_init__(self) -> None:
-        given = {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
-        check_limits(self, given)
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportOptions:
-    """Where the policy goes."""
-
-    output: Path | None = None
-    """File to write; none: policy.npz in the run's folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TasksOptions:
-    """Which tasks are listed."""
-
-    backend: Backend | None = None
-    """List the tasks of one backend only; none: of both, marked, or of dm_control into a pipe."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DashboardOptions:
-    """Where the dashboard answers."""
-
-    port: int = 6006
-    """Port on 127.0.0.1."""
-
-    limits: ClassVar[Limits] = {"port": (1, 65_535)}
-
-    def __post_init__(self) -> None:
-        check_limits(self, self.limits)
 
 
 def train(arguments: Sequence[str]) -> int:

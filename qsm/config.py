@@ -6,14 +6,12 @@ import dataclasses
 import math
 import re
 from fractions import Fraction
-from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from agents.config import INFINITY, Limits, check_limits
+from agents.config import INFINITY, Limits, check_choices, check_limits
 
 WandbMode = Literal["offline", "online", "disabled"]
 Backend = Literal["dm_control", "mjx"]
-EngineName = Literal["local", "ray"]
 MatmulPrecision = Literal["float32", "tensorfloat32", "bfloat16"]
 
 
@@ -66,11 +64,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
         self.updates_per_step  # noqa: B018  (parsed here so that a bad value is answered at once)
-        if self.wandb not in get_args(WandbMode):
-            raise ValueError(f"wandb is {self.wandb!r}; it must be one of {', '.join(get_args(WandbMode))}")
-        if self.matmul_precision not in get_args(MatmulPrecision):
-            allowed = ", ".join(get_args(MatmulPrecision))
-            raise ValueError(f"matmul_precision is {self.matmul_precision!r}; it must be one of {allowed}")
+        check_choices(self)
         if self.random_steps >= self.steps:
             raise ValueError(
                 f"random_steps is {self.random_steps}, but the run has only {self.steps} steps and would "
@@ -113,105 +107,6 @@ class MjxRunConfig(RunConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchOptions:
-    """The grid of a benchmark. Settings are per agent, never per task."""
-
-    agents: tuple[str, ...] = ("qsm", "qsm-clean", "sac", "td3")
-    """Agents, and variants of them such as qsm@hot:score_scale=120."""
-    seeds: int = 5
-    """Seeds of each agent and task, from --first-seed on."""
-    first_seed: int = 0
-    """The first seed."""
-    steps: int = 100_000
-    """Environment steps of each run; more of them than before extend the runs that are there."""
-    backend: Backend = "dm_control"
-    """Simulator."""
-    seeds_together: int = 1
-    """Seeds of an agent and task that are trained in one program: for accelerators."""
-    engine: EngineName = "local"
-    """Where trainings run: processes of this machine, or tasks of a Ray cluster (needs qsm[cluster])."""
-    jobs: int | None = None
-    """Trainings at a time; none: one a core, each pinned to its own (on mjx one), or what the cluster has room for."""
-    out: Path = Path("bench")
-    """Folder of the runs."""
-    wandb: WandbMode = "offline"
-    """Weights & Biases: recorded in each run's folder, streamed to your account, or off."""
-    dry_run: bool = False
-    """List the runs and how far they are, and train nothing."""
-
-    limits: ClassVar[Limits] = {
-        "seeds": (1, 10_000),
-        "first_seed": (0, 2**31 - 1 - 10_000),
-        "steps": (1, 2**31 - 1),
-        "seeds_together": (1, 4096),
-        "jobs": (1, 4096),
-    }
-
-    def __post_init__(self) -> None:
-        check_limits(
-            self, {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class ProtocolOptions:
-    """What all runs of a benchmark have in common; none: as `qsm train` has it."""
-
-    eval_interval: int | None = None
-    """Environment steps between evaluations."""
-    random_steps: int | None = None
-    """Environment steps of uniform random actions before the first update."""
-    replay_ratio: str | None = None
-    """Updates per environment step: a whole number, fraction or decimal (2, 1/4, 0.5)."""
-    num_envs: int | None = None
-    """Environments stepped together for each seed; one on dm_control."""
-    action_repeat: int | None = None
-    """Control steps for which each action is held."""
-
-    def given(self) -> dict[str, int | str]:
-        """Those that are not left to `qsm train`."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-
-
-@dataclasses.dataclass(frozen=True)
-class ClusterOptions:
-    """Of `--engine ray`."""
-
-    ray_address: str = "auto"
-    """Address of the cluster; auto: that of this machine."""
-    ray_cpus: int = 1
-    """CPU cores for each training."""
-    ray_gpus: float = 0.0
-    """GPUs for each training; a part of one shares it."""
-
-    limits: ClassVar[Limits] = {"ray_cpus": (1, 4096), "ray_gpus": (0.0, 4096.0)}
-
-    def __post_init__(self) -> None:
-        check_limits(self, self.limits)
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportOptions:
-    """What is compared, and where the page goes."""
-
-    out: Path = Path("report")
-    """Folder of index.html, figures and data."""
-    reference: Path | None = None
-    """CSV of published curves to draw too: source, task, env_steps, algo, mean, std, n_seeds, action_repeat."""
-    at_step: int | None = None
-    """Environment step of the evaluations that are compared; none: what most runs were to train for."""
-    videos: bool = False
-    """Film an episode of each agent on each task, of the seed with the median score; takes a minute or so each."""
-
-    limits: ClassVar[Limits] = {"at_step": (0, 2**31 - 1)}
-
-    def __post_init__(self) -> None:
-        check_limits(
-            self, {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class LaunchOptions:
     """How many runs are trained together, and on what. The runs themselves do not depend on it."""
 
@@ -232,8 +127,7 @@ class LaunchOptions:
     limits: ClassVar[Limits] = {"num_seeds": (1, 4096), "num_devices": (1, 2**20)}
 
     def __post_init__(self) -> None:
-        given = {name: limit for name, limit in self.limits.items() if getattr(self, name) is not None}
-        check_limits(self, given)
+        check_limits(self, self.limits)
         self.sweep_values  # noqa: B018  (a bad value is answered at once)
         if self.overwrite and self.extend_steps:
             raise ValueError("overwrite removes the run that extend_steps would go on with; give one of them")

@@ -134,6 +134,8 @@ def train_here(command: Sequence[str], paths: Sequence[str], log: str, cpus: int
     Raises:
       Preempted: it was stopped and has saved.
     """
+    # Ray cancels a task as Ctrl-C would; a cluster started in the background by a script ignores that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _wait_for_former(paths)
     file = Path(log)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import pytest
 
 import agents
 from qsm import cli, options
+from qsm.command_options import OutputOptions
 from qsm.config import LaunchOptions, MjxRunConfig, RunConfig
 from qsm.errors import UserError
 
@@ -206,7 +207,7 @@ def test_help_names_every_option_with_its_line_and_default(qsm, monkeypatch, age
     assert status == 0
     assert out.index("agent options") < out.index("run options") < out.index("output options")
     lines = " ".join(out.replace("│", " ").split())
-    for config in (agents.config_class(agent), RunConfig, LaunchOptions, cli.OutputOptions):
+    for config in (agents.config_class(agent), RunConfig, LaunchOptions, OutputOptions):
         for field in dataclasses.fields(config):
             entry = re.search(rf"{options.flag_of(field.name)}[ ,](.*?)\(default: ", lines)
             assert entry is not None

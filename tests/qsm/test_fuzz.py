@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 import agents
 from qsm import cli, csvfile, listing, policy, rundir, runtime, segments
 from qsm.checkpoint import UNREADABLE
+from qsm.command_options import OutputOptions
 from qsm.config import LaunchOptions, MjxRunConfig, RunConfig
 from qsm.errors import UserError
 from qsm.options import flag_of
 
-GROUPS = (RunConfig, MjxRunConfig, LaunchOptions, cli.OutputOptions, *map(agents.config_class, agents.AGENTS))
+GROUPS = (RunConfig, MjxRunConfig, LaunchOptions, OutputOptions, *map(agents.config_class, agents.AGENTS))
 FLAGS = sorted({flag_of(field.name) for group in GROUPS for field in dataclasses.fields(group)})
 NUMBERS = [
     "0",

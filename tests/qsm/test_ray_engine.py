@@ -66,13 +66,15 @@ status("finished", 1000)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two machines with one core each."""
+    """Two machines with one core each, which ignore SIGINT: `ray start` in the background of a script."""
     from ray.cluster_utils import Cluster
 
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     made = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False} | LOOPBACK
     )
     made.add_node(num_cpus=1, **LOOPBACK)
+    signal.signal(signal.SIGINT, former)
     ray.init(address=made.address, _node_ip_address="127.0.0.1", log_to_driver=False)
     yield made
     ray.shutdown()
