@@ -1,9 +1,10 @@
 """How fast training runs: over agents, seeds and environments, against limits measured in the same run.
 
-    python scripts/speed.py --output results/speed/NAME.json [--parts agents seeds host device processes]
+    python scripts/speed.py --output results/speed/NAME.json [--parts agents seeds precision host device processes]
 
 - agents: the whole host loop of each agent beside its bare update on a fixed batch.
 - seeds: updates alone, of S seeds in one program.
+- precision: the same at each `--matmul-precision`, which a CPU does not heed.
 - host: the host loop (dm_control) of S seeds in one program.
 - device: the device loop (MJX) of N environments, and of S seeds, beside the same ticks without updates.
 - processes: one process a core, each with one seed of the host loop, all at once.
@@ -32,9 +33,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from qsm.config import MatmulPrecision
 from qsm.rundir import git_commit, package_versions, processor
 
-Part = Literal["agents", "seeds", "host", "device", "processes"]
+Part = Literal["agents", "seeds", "precision", "host", "device", "processes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +188,21 @@ def measure_seeds(options: Options, matmul: float, kind: type[cases.Case]) -> li
     return rows
 
 
+def measure_precision(options: Options, matmul: float) -> list[dict[str, Any]]:
+    """Updates of the largest number of seeds at each precision of matrix products."""
+    number = max(options.seeds)
+    size = sizes(options, options.agent)
+    made = [cases.LearnCase(name, size, number, name) for name in get_args(MatmulPrecision)]
+    times = compare([*made], options)
+    rows = []
+    for case in made:
+        row: dict[str, Any] = {"agent": options.agent, "seeds": number, "matmul_precision": case.precision}
+        row |= rates(case, times[case.name], matmul)
+        row["time_to_that_of_float32"] = ratio(times[case.name], times["float32"])
+        rows.append(row)
+    return rows
+
+
 def measure_device(options: Options, matmul: float) -> list[dict[str, Any]]:
     """Over environments with one seed, then over seeds with the number of environments in the middle."""
     on_cpu = jax.default_backend() == "cpu"
@@ -219,12 +236,13 @@ def measure_processes(options: Options) -> list[dict[str, Any]]:
         started = [
             subprocess.Popen(
                 [sys.executable, __file__, *arguments, "--output", str(file)],
-                preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}),
                 stdout=subprocess.DEVNULL,
                 env=os.environ | {"JAX_PLATFORMS": "cpu"},
             )
-            for core, file in zip(cores, files, strict=True)
+            for file in files
         ]
+        for core, process in zip(cores, started, strict=True):
+            os.sched_setaffinity(process.pid, {core})  # before it has imported JAX, whose threads inherit it
         failed = [process.wait() for process in started]
         if any(failed):
             sys.exit(f"a measuring process ended with status {max(failed)}; its output is above")
@@ -247,14 +265,14 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_default_matmul_precision", "float32")
         report = Report(options)
-        matmul = cases.matmul_rate(options.batch_size, options.hidden_sizes[0], options.blocks)
+        products = cases.matmul_rates(options.batch_size, options.hidden_sizes[0], options.blocks)
+        matmul = max(products.values())
         cost = cases.replay_milliseconds(options.capacity, options.blocks, options.batch_size)
-        report.content |= {"matmul_gflop_per_second": matmul, "replay_milliseconds": cost}
+        report.content |= {"matmul_gflop_per_second": products, "replay_milliseconds": cost}
         kind = f"{report.content['device']} {report.content['processor']}, {report.content['cores']} cores"
-        width = options.hidden_sizes[0]
-        product = f"[{options.batch_size}, {width}] x [{width}, {width}]"
         report.console.print(f"{kind}, jax {jax.__version__}")
-        report.console.print(f"matrix multiply {product}: {matmul:,.0f} GFLOP/s")
+        for product, rate in products.items():
+            report.console.print(f"matrix multiply {product}: {rate:,.0f} GFLOP/s")
         report.console.print(
             f"replay, {options.capacity:,} rows, insert and sample of {options.batch_size}: {cost:.3f} ms"
         )
@@ -263,6 +281,8 @@ def main() -> None:
                 report.add(part, measure_agents(options, matmul))
             elif part == "seeds":
                 report.add(part, measure_seeds(options, matmul, cases.LearnCase))
+            elif part == "precision":
+                report.add(part, measure_precision(options, matmul))
             elif part == "host":
                 report.add(part, measure_seeds(options, matmul, cases.HostCase))
             elif part == "device":

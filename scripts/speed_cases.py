@@ -16,7 +16,7 @@ from agents.api import Transition
 from envs.api import Arrival, DeviceEnvironment, EnvSpec, StepType, TimeStep
 from envs.vector import VectorEnvironment
 from qsm import replay
-from qsm.config import RunConfig
+from qsm.config import MatmulPrecision, RunConfig
 from qsm.device_loop import CHUNK, DeviceLoop
 from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
@@ -105,18 +105,31 @@ def peak_bytes(program: Any, *arguments: Any) -> int | None:
     return int(sum(sizes) - found.alias_size_in_bytes)
 
 
-def matmul_rate(batch: int, width: int, blocks: int) -> float:
-    """GFLOP/s of a chain of `[batch, width] x [width, width]` products, the shape of an update's work."""
-    length = 20 if jax.default_backend() == "cpu" else 200  # some milliseconds
-    chain = jax.jit(lambda x, w: jax.lax.fori_loop(0, length, lambda _, y: y @ w, x))
-    x, w = jnp.ones((batch, width)), jnp.eye(width)
-    chain(x, w).block_until_ready()
-    times = []
-    for _ in range(blocks):
-        began = time.perf_counter()
+def matmul_rates(batch: int, width: int, blocks: int) -> dict[str, float]:
+    """GFLOP/s of chains of `[rows, width] x [width, width]` products: the shape of an update's work, and a large one.
+
+    Small products of one seed leave an accelerator, or some of a processor's threads, waiting; the large one is what
+    the device can do.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    large = 1024 if on_cpu else 8192
+    budget = 1e9 if on_cpu else 2e11  # operations of a block, some milliseconds
+    rates = {}
+    for rows, columns in ((batch, width), (large, large)):
+        operations = 2 * rows * columns**2
+        length = max(int(budget / operations), 1)
+        chain = jax.jit(lambda x, w, length=length: jax.lax.fori_loop(0, length, lambda _, y: y @ w, x))
+        x, w = jnp.ones((rows, columns)), jnp.eye(columns)
         chain(x, w).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return length * 2 * batch * width**2 / float(np.median(times)) / 1e9
+        times = []
+        for _ in range(blocks):
+            began = time.perf_counter()
+            chain(x, w).block_until_ready()
+            times.append(time.perf_counter() - began)
+        rates[f"[{rows}, {columns}] x [{columns}, {columns}]"] = (
+            length * operations / float(np.median(times)) / 1e9
+        )
+    return rates
 
 
 def replay_milliseconds(capacity: int, blocks: int, batch_size: int) -> float:
@@ -239,8 +252,11 @@ class LearnCase(_Timed):
 
     least, most, env_steps_per_unit = 1, 10**6, 0.0
 
-    def __init__(self, name: str, sizes: Sizes, num_seeds: int) -> None:
+    def __init__(
+        self, name: str, sizes: Sizes, num_seeds: int, precision: MatmulPrecision = "float32"
+    ) -> None:
         self.name = name
+        self.precision = precision
         self.updates_per_unit = float(num_seeds)
         spec = SPEC
         agent = sizes.make_agent(spec.observation_size, spec.action_size)
@@ -267,9 +283,10 @@ class LearnCase(_Timed):
 
     def run(self, units: int) -> float:
         began = time.perf_counter()
-        self.state = self.learner.learn(
-            self.state, self.action, self.arrival, np.int32(self.count), np.int32(units)
-        )
+        with jax.default_matmul_precision(self.precision):
+            self.state = self.learner.learn(
+                self.state, self.action, self.arrival, np.int32(self.count), np.int32(units)
+            )
         jax.block_until_ready(self.state)
         self.count += units
         return (time.perf_counter() - began) / units
