@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.api import StepType
+from envs.api import Arrival, StepType
 from envs.vector import VectorEnvironment, VectorState
 from qsm import replay
 from qsm.config import RunConfig
@@ -23,6 +23,7 @@ from qsm.evaluate import Evaluation
 from qsm.learner import Learner, Streams, TrainState
 from qsm.loop import Counters, Hooks, Schedule
 from qsm.memory import size_of
+from qsm.placement import each_seed
 
 CHUNK = 1024
 """Ticks of one dispatch at most."""
@@ -142,12 +143,16 @@ class DeviceLoop:
         active: jax.Array,
     ) -> TrainState:
         """`ticks` ticks of as many seeds as `state` holds; `updates` `[CHUNK]` tells how many each makes."""
-        tick = jax.vmap(self._tick_one, in_axes=(0, 0, None, None, None, None, 0))
+        simulate = jax.vmap(self._simulate_one, in_axes=(0, 0, 0, None, None, 0))
 
         def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
             state, count = carry
             here = step + i * self.steps_per_tick
-            state = tick(state, streams, here, count, updates[i], here < random_steps, active)
+            environment, action, arrival = simulate(
+                state.environment, state.agent, streams, here, here < random_steps, active
+            )
+            state = state._replace(environment=environment)
+            state = self.learner.learn_some(state, streams, action, arrival, count, updates[i], active)
             return self.learner.placement.constrain(state), count + updates[i]
 
         state, _ = jax.lax.fori_loop(0, ticks, body, (state, num_updates))
@@ -171,26 +176,25 @@ class DeviceLoop:
     def _reset_one(self, stream: jax.Array) -> VectorState:
         return self.environment.reset(stream)[0]
 
-    def _tick_one(
+    def _simulate_one(
         self,
-        state: TrainState,
+        environment: VectorState,
+        agent_state: Any,
         streams: Streams,
         step: jax.Array,
-        first_update: jax.Array,
-        num_updates: jax.Array,
         is_random: jax.Array,
         active: jax.Array,
-    ) -> TrainState:
-        observation = self.environment.observation(state.environment)
+    ) -> tuple[VectorState, jax.Array, Arrival]:
+        """One step of every environment: their new state, the actions `[N, A]` and what came of them."""
+        observation = self.environment.observation(environment)
         tick = jnp.zeros((), jnp.int32)
         action = self.learner.act_one(
-            streams.explore, state.agent, observation, step, tick, is_random, "explore"
+            streams.explore, agent_state, observation, step, tick, is_random, "explore"
         )
         # The network of a held seed may be NaN, and a failing simulation is reset at every tick, for all seeds.
         action = jnp.where(active, action, 0.0)
-        environment, arrival = self.environment.step(state.environment, action, streams.environment)
-        state = state._replace(environment=environment)
-        return self.learner.learn_one(state, streams, action, arrival, first_update, num_updates, active)
+        environment, arrival = self.environment.step(environment, action, streams.environment)
+        return environment, action, arrival
 
 
 class Pace:
@@ -230,7 +234,7 @@ class DevicePlayer:
         self.learner = learner
         self.environment = environment
         axes = (0, 0, None)
-        self._play = jax.jit(learner.placement.over_seeds(jax.vmap(self._play_one, in_axes=axes), axes))
+        self._play = jax.jit(learner.placement.over_seeds(each_seed(self._play_one, axes), axes))
 
     def __call__(self, agents: Any, step: int) -> list[Evaluation | None]:
         """Plays one episode in each environment, from starts that the seed and `step` determine.

@@ -1,8 +1,8 @@
 """The compiled programs of training: act, and learn from what came of it, for S seeds at once.
 
 Every array has a leading axis `[S]` of independent seeds, also where there is one: the programs of one seed are written
-below, and `vmap` makes them those of the group. What is the same for all seeds (step, update count, whether actions are
-random) stays unbatched, so that a `lax.cond` on it pays for one branch.
+below, and `vmap` or `each_seed` makes them those of the group. What is the same for all seeds (step, update count,
+whether actions are random) stays unbatched, so that a `lax.cond` on it pays for one branch.
 
 Acting is dispatched first and learning behind it, so that the environment steps on the host while the update runs;
 the action is the only thing the host waits for. Measured on two cores against one fused insert-update-act program,
@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.api import Agent, Mean, Metrics, Mode
+from agents.api import Agent, Mean, Metrics, Mode, Transition
 from envs.api import Arrival, EnvSpec, StepType
 from qsm import replay
-from qsm.placement import Placement
+from qsm.placement import Placement, each_seed
 from qsm.replay import Replay, Rows
 
 FAILURE_RATE = "simulator/failure_rate"
@@ -213,7 +213,7 @@ class Learner:
         self, stream: Any, agents: Any, observation: Any, step: Any, tick: Any, is_random: Any, mode: Mode
     ) -> jax.Array:
         axes = (0, 0, 0, None, None, None)
-        act = jax.vmap(functools.partial(self.act_one, mode=mode), in_axes=axes)
+        act = each_seed(functools.partial(self.act_one, mode=mode), axes)
         return self.placement.over_seeds(act, axes)(stream, agents, observation, step, tick, is_random)
 
     def _learn_all(
@@ -227,10 +227,38 @@ class Learner:
         active: Any,
     ) -> TrainState:
         axes = (0, 0, 0, 0, None, None, 0)
-        learn = self.placement.over_seeds(jax.vmap(self.learn_one, in_axes=axes), axes)
+        learn = self.placement.over_seeds(self.learn_some, axes)
         return self.placement.constrain(
             learn(state, streams, action, arrival, first_update, num_updates, active)
         )
+
+    def learn_some(
+        self,
+        state: TrainState,
+        streams: Streams,
+        action: jax.Array,
+        arrival: Arrival,
+        first_update: jax.Array,
+        num_updates: jax.Array,
+        active: jax.Array,
+    ) -> TrainState:
+        """`learn` of as many seeds as `state` holds: all, or those of one device.
+
+        The trip count is an argument: one program serves the random start, ratios below and above one.
+        """
+        state = jax.vmap(self.store_one)(state, action, arrival, active)
+        # Only the update itself is `each_seed`: with another view of the replay buffers XLA copies them whole.
+        sample = jax.vmap(self.sample_one, in_axes=(0, 0, 0, None, 0))
+        update = each_seed(self.update_one, (0, 0, 0, 0, None, 0))
+
+        def body(i: jax.Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+            agents, sums = carry
+            count = first_update + i
+            batch = sample(agents, state.replay, streams.replay, count, active)
+            return update(agents, sums, batch, streams.update, count, active)
+
+        agents, sums = jax.lax.fori_loop(0, num_updates, body, (state.agent, state.metrics))
+        return state._replace(agent=agents, metrics=sums)
 
     def _zero_metrics(self) -> Metrics:
         def zeros(leaf: Any) -> jax.Array:
@@ -258,20 +286,10 @@ class Learner:
             is_random, lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0), policy, key
         )
 
-    def learn_one(
-        self,
-        state: TrainState,
-        streams: Streams,
-        action: jax.Array,
-        arrival: Arrival,
-        first_update: jax.Array,
-        num_updates: jax.Array,
-        active: jax.Array,
+    def store_one(
+        self, state: TrainState, action: jax.Array, arrival: Arrival, active: jax.Array
     ) -> TrainState:
-        """Stores the arrival `[N, ...]` and makes `num_updates` updates; changes nothing learned unless `active`.
-
-        The trip count is an argument: one program serves the random start, ratios below and above one.
-        """
+        """Stores the arrival `[N, ...]` of `action`, and shows the agent what it acts on next; only where `active`."""
         buffer = replay.insert(state.replay, action, arrival.time_step, arrival.is_valid & active)
         buffer = replay.insert(buffer, jnp.zeros_like(action), arrival.first, arrival.is_reset & active)
         # What the agent acts on next: the start of a new episode, or else the arrival.
@@ -290,29 +308,34 @@ class Learner:
         sums[FAILURE_RATE] = Mean(
             rate.total + jnp.where(active, failures.sum(), 0), rate.count + jnp.where(active, ticked.sum(), 0)
         )
+        return state._replace(agent=agent_state, replay=buffer, metrics=sums)
 
-        def update(i: jax.Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
-            agent_state, sums = carry
-            new_state, metrics = self.update_one(agent_state, buffer, streams, first_update + i, active)
-            added = jax.tree.map(jnp.add, {name: sums[name] for name in metrics}, metrics)
-            is_finite = jnp.isfinite(jnp.stack([mean.total for mean in metrics.values()])).all()
-            finite = sums[FINITE]
-            so_far = is_finite & (finite.total == finite.count)
-            added[FINITE] = Mean(finite.total + so_far, finite.count + 1)
-            return self._held(active, (new_state, sums | added), carry)
-
-        agent_state, sums = jax.lax.fori_loop(0, num_updates, update, (agent_state, sums))
-        return TrainState(agent_state, buffer, sums, state.environment)
+    def sample_one(
+        self, agent_state: Any, buffer: Replay, stream: jax.Array, count: jax.Array, active: Any = True
+    ) -> Transition:
+        """The batch of the `count`-th update; any rows unless `active`."""
+        discount = agent_state.hyperparameters["discount"]
+        key = jax.random.fold_in(stream, count)
+        batch = replay.sample(buffer, self.agent.sampling, discount, key, active)
+        return self.placement.constrain_batch(batch)
 
     def update_one(
-        self, agent_state: Any, buffer: Replay, streams: Streams, count: jax.Array, active: Any = True
+        self,
+        agent_state: Any,
+        sums: Metrics,
+        batch: Transition,
+        stream: jax.Array,
+        count: jax.Array,
+        active: jax.Array,
     ) -> tuple[Any, Metrics]:
-        """One update, the `count`-th, from a batch of its own; of any batch unless `active`."""
-        discount = agent_state.hyperparameters["discount"]
-        key = jax.random.fold_in(streams.replay, count)
-        batch = replay.sample(buffer, self.agent.sampling, discount, key, active)
-        batch = self.placement.constrain_batch(batch)
-        return self.agent.update(agent_state, batch, jax.random.fold_in(streams.update, count), count)
+        """The `count`-th update, and the sums with its metrics; changes nothing unless `active`."""
+        new_state, metrics = self.agent.update(agent_state, batch, jax.random.fold_in(stream, count), count)
+        added = jax.tree.map(jnp.add, {name: sums[name] for name in metrics}, metrics)
+        is_finite = jnp.isfinite(jnp.stack([mean.total for mean in metrics.values()])).all()
+        finite = sums[FINITE]
+        so_far = is_finite & (finite.total == finite.count)
+        added[FINITE] = Mean(finite.total + so_far, finite.count + 1)
+        return self._held(active, (new_state, sums | added), (agent_state, sums))
 
     @staticmethod
     def _held(active: jax.Array, new: Any, old: Any) -> Any:
@@ -325,6 +348,8 @@ class Learner:
     def _one_update(self) -> Metrics:
         streams = make_streams(0)
         agent_state = self.agent.init(jax.random.clone(streams.init))
-        metrics = self.update_one(agent_state, self._empty_replay(), streams, jnp.zeros((), jnp.int32))[1]
+        count = jnp.zeros((), jnp.int32)
+        batch = self.sample_one(agent_state, self._empty_replay(), streams.replay, count)
+        metrics = self.agent.update(agent_state, batch, streams.update, count)[1]
         nothing = Mean(jnp.zeros(()), jnp.zeros(()))
         return metrics | {FAILURE_RATE: nothing, FINITE: nothing}

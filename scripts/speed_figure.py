@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import tyro
+from matplotlib.ticker import NullFormatter
 
 matplotlib.use("Agg")
 # Okabe and Ito's palette, told apart by colour-blind readers and in print.
@@ -82,7 +83,8 @@ def main() -> None:
         # Whole decades: a narrower axis would make a mountain of every few per cent.
         low, high = axes.get_ylim()
         axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25, which="both")
         axes.legend(frameon=False, fontsize=8)
         for side in ("top", "right"):

@@ -108,17 +108,18 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
     together = learn(learner, filled(learner), 8, first_update=0, num_updates=5)
     apart = learn(learner, filled(learner), 8, first_update=0, num_updates=0)
     start = jax.tree.map(np.array, apart.agent)
-    update = jax.jit(jax.vmap(learner.update_one, in_axes=(0, 0, 0, None)))
+    # By `vmap`, where a group of one takes its leading axis off: both are the same update.
+    sample = jax.jit(jax.vmap(learner.sample_one, in_axes=(0, 0, 0, None)))
+    update = jax.jit(jax.vmap(learner.update_one, in_axes=(0, 0, 0, 0, None, 0)))
     for i in range(5):
         # The buffer must stay the same, so the updates are made without another arrival.
-        agent_state, metrics = update(apart.agent, apart.replay, learner.streams, np.int32(i))
-        before = jax.device_get(apart.metrics)
-        sums = before | jax.tree.map(
-            np.add, {name: before[name] for name in metrics}, jax.device_get(metrics)
+        count = np.int32(i)
+        batch = sample(apart.agent, apart.replay, learner.streams.replay, count)
+        agent_state, sums = update(
+            apart.agent, apart.metrics, batch, learner.streams.update, count, learner.active
         )
-        # Kept by the learner beside the agent's metrics: every update was finite.
-        sums[FINITE] = jax.tree.map(lambda count: count + 1, before[FINITE])
         apart = apart._replace(agent=agent_state, metrics=sums)
+    assert apart.metrics[FINITE].total.item() == apart.metrics[FINITE].count.item() == 5
     for name in ("agent", "metrics"):
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6),
