@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from agents.api import Mean, Metrics
 from qsm import segments
+from qsm.csvfile import WaitingRow
 from qsm.errors import UserError, first_line
 from qsm.files import read_json, sha256_of, write_json
 from qsm.learner import Learner
@@ -56,6 +57,7 @@ class Saved(NamedTuple):
     replay: Sequence[Rows]  # oldest first; to be saved, those that no file holds yet
     metrics: Metrics
     environment: Mapping[str, np.ndarray]  # see `Loop.save`
+    waiting: Mapping[str, Sequence[WaitingRow]] = {}  # see `MetricWriter.waiting`
 
 
 class Checkpoints:
@@ -95,7 +97,13 @@ class Checkpoints:
             "counters": ocp.JsonCheckpointHandler(),
             "rows": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        try:
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be used for checkpoints: {error.strerror or error}. Restore the drive it lies on, or "
+                "move away what is there in its place"
+            ) from error
 
         self._rows = folder.parent / "replay"
         self._segments: list[Segment] = []  # of the newest checkpoint
@@ -119,16 +127,18 @@ class Checkpoints:
         steps = self.steps()
         damaged = {step: what for step in steps if (what := self._damage(step)) is not None}
         complete = [step for step in steps if (self._folder / str(step) / CHECKSUMS).exists()]
-        if complete and set(complete) <= set(damaged):
+        # One alone that has no checksums is a first one, of a run that was killed while it was written.
+        if set(steps) <= set(damaged) and (complete or len(steps) > 1):
             raise UserError(
-                f"every checkpoint in {self._folder} is damaged ({damaged[complete[-1]]}); nothing was changed. "
+                f"every checkpoint in {self._folder} is damaged ({damaged[steps[-1]]}); nothing was changed. "
                 "Restore one from a copy, or begin anew with --overwrite"
             )
         for step, what in damaged.items():
             place = _free(self._folder.parent / f"damaged_checkpoint_{step}")
             warn(
                 f"the checkpoint of step {step:,} is damaged or was not written to its end ({what}); it is kept as "
-                f"{place}, and the one before it is taken"
+                f"{place}, and "
+                + ("the one before it is taken" if step > steps[0] else "there was none before it")
             )
             os.replace(self._folder / str(step), place)
         if damaged:
@@ -179,7 +189,9 @@ class Checkpoints:
                 sums=ocp.args.StandardSave({"arrays": _pack(metrics)}),
                 environment=ocp.args.StandardSave({"arrays": _pack(saved.environment)}),
                 counters=ocp.args.JsonSave(counters._asdict()),
-                rows=ocp.args.JsonSave({"segments": [segment.as_json() for segment in named]}),
+                rows=ocp.args.JsonSave(
+                    {"segments": [segment.as_json() for segment in named], "waiting": dict(saved.waiting)}
+                ),
             )
             self._manager.save(step, args=items)
             folder = self._folder / str(step)
@@ -208,8 +220,11 @@ class Checkpoints:
 
     def _segments_of(self, step: int) -> list[Segment]:
         """Raises one of `UNREADABLE` where they cannot be told."""
-        value = read_json(self._folder / str(step) / "rows" / "metadata")
-        return [Segment.from_json(one) for one in value["segments"]]
+        return [Segment.from_json(one) for one in self._rows_of(step)["segments"]]
+
+    def _rows_of(self, step: int) -> dict[str, Any]:
+        """What a checkpoint names of the rows of the replay buffer, and holds of those of metrics."""
+        return read_json(self._folder / str(step) / "rows" / "metadata")
 
     def _damage(self, step: int) -> str | None:
         """What of a checkpoint is not as it was written, its rows included; None where it is whole."""
@@ -256,6 +271,10 @@ class Checkpoints:
         try:
             found = self._manager.restore(step, args=items)
             rows = [segments.read(self._rows, segment) for segment in self._segments_of(step)]
+            waiting = {
+                phase: [(int(at), dict(values)) for at, values in some]
+                for phase, some in self._rows_of(step).get("waiting", {}).items()
+            }
         except UNREADABLE as error:
             raise UserError(
                 f"the checkpoint {self._folder / str(step)} cannot be gone on from: "
@@ -263,7 +282,7 @@ class Checkpoints:
             ) from error
         metrics = {name: Mean(*both) for name, both in _unpack(np.asarray(found["sums"]["arrays"])).items()}
         environment = _unpack(np.asarray(found["environment"]["arrays"]))
-        return Saved(agent_state, rows, metrics, environment), Counters(**found["counters"])
+        return Saved(agent_state, rows, metrics, environment, waiting), Counters(**found["counters"])
 
     def __enter__(self) -> Checkpoints:
         return self

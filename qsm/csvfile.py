@@ -19,6 +19,8 @@ from qsm.errors import UserError
 from qsm.files import replace_file
 
 Warn = Callable[[str], None]
+WaitingRow = tuple[int, dict[str, float]]
+"""Step and values of a row that has not been written yet."""
 
 PENDING_ROWS = 10_000
 """Rows kept in memory while a file cannot be written; beyond these the oldest are lost."""
@@ -101,7 +103,7 @@ class CsvSink:
         self._warn = warn
         self._columns = ["step"]
         self._size = 0
-        self._pending: deque[tuple[int, dict[str, float]]] = deque(maxlen=PENDING_ROWS)
+        self._pending: deque[WaitingRow] = deque(maxlen=PENDING_ROWS)
         self._failing = False
         self._lost = 0
         self.last_step = -1
@@ -138,6 +140,10 @@ class CsvSink:
         self._pending.append((step, dict(values)))
         self.last_step = step
         self._flush(again)
+
+    def waiting(self) -> list[WaitingRow]:
+        """The rows that have not reached the file."""
+        return [(step, dict(values)) for step, values in self._pending]
 
     def close(self) -> None:
         """Tries once more to write what is waiting."""

@@ -246,38 +246,44 @@ class DevicePlayer:
           Undiscounted returns and lengths in control steps, for each seed; None for one that is held.
         """
         learner = self.learner
-        returns, lengths = learner.placement.fetch(
+        returns, lengths, failed = learner.placement.fetch(
             self._play(learner.streams.evaluate, agents, np.int32(step))
         )
         return [
-            Evaluation(returns[i].tolist(), lengths[i].tolist()) if learner.active[i] else None
+            Evaluation(returns[i].tolist(), lengths[i].tolist(), int(failed[i].sum()))
+            if learner.active[i]
+            else None
             for i in range(learner.num_seeds)
         ]
 
-    def _play_one(self, stream: jax.Array, agent_state: Any, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns and lengths, `[E]` each, of one seed. An episode whose simulation fails ends there."""
+    def _play_one(
+        self, stream: jax.Array, agent_state: Any, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns, lengths and whether the simulation failed, which ends an episode; `[E]` each, of one seed."""
         spec, num_episodes = self.environment.spec, self.environment.num_envs
         # Apart from the draws of actions, which fold in a tick from 0 on.
         starts = jax.random.fold_in(jax.random.fold_in(stream, step), np.uint32(2**32 - 1))
         environment, _ = self.environment.reset(starts)
 
         def tick(i: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            environment, running, returns, ticks = carry
+            environment, running, failed, returns, ticks = carry
             observation = self.environment.observation(environment)
             action = self.learner.act_one(
                 stream, agent_state, observation, step, i, jnp.zeros((), bool), "evaluate"
             )
             environment, arrival = self.environment.step(environment, action, starts)
             ticks += running
+            failed |= running & ~arrival.is_valid
             running &= arrival.is_valid
             returns += jnp.where(running, arrival.time_step.reward, 0.0)
-            return environment, running & (arrival.time_step.step_type != StepType.LAST), returns, ticks
+            running &= arrival.time_step.step_type != StepType.LAST
+            return environment, running, failed, returns, ticks
 
         longest = -(-spec.episode_steps // spec.action_repeat)
         running, zeros = jnp.ones(num_episodes, bool), jnp.zeros(num_episodes, jnp.int32)
-        carry = (environment, running, jnp.zeros(num_episodes), zeros)
-        _, _, returns, ticks = jax.lax.fori_loop(0, longest, tick, carry)
-        return returns, jnp.minimum(ticks * spec.action_repeat, spec.episode_steps)
+        carry = (environment, running, jnp.zeros(num_episodes, bool), jnp.zeros(num_episodes), zeros)
+        _, _, failed, returns, ticks = jax.lax.fori_loop(0, longest, tick, carry)
+        return returns, jnp.minimum(ticks * spec.action_repeat, spec.episode_steps), failed
 
 
 def _is_key(leaf: Any) -> bool:

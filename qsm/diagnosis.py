@@ -26,6 +26,7 @@ class Diagnosis(NamedTuple):
     metrics: dict[str, str]  # those that are not finite, as text: JSON knows no NaN
     arrays: dict[str, dict[str, int]]  # by path: numbers that are NaN, infinite, and all
     rows: list[dict[str, Any]]  # of the replay buffer: number, environment, fields
+    cause: str = ""  # where it is known, and no number that is not finite
 
     @property
     def modules(self) -> list[str]:
@@ -34,6 +35,8 @@ class Diagnosis(NamedTuple):
 
     def describe(self) -> str:
         """For a person, in one line."""
+        if self.cause:
+            return self.cause
         name, value = next(iter(self.metrics.items()), ("a number", "not finite"))
         since = f" since update {self.first_bad_update:,}" if self.first_bad_update is not None else ""
         where = f"; not finite: {', '.join(self.modules)}" if self.arrays else "; all parameters are finite"

@@ -16,13 +16,15 @@ class Evaluation(NamedTuple):
 
     returns: list[float]  # undiscounted
     lengths: list[int]  # control steps
+    num_failures: int = 0  # episodes that ended where the simulation failed
 
     def metrics(self) -> dict[str, float]:
-        """One row of `eval.csv`: mean, spread and every episode's return."""
+        """One row of `eval.csv`: mean, spread, the share of episodes whose simulation failed, every return."""
         values = {
             "return_mean": float(np.mean(self.returns)),
             "return_std": float(np.std(self.returns)),
             "length_mean": float(np.mean(self.lengths)),
+            "failure_rate": self.num_failures / len(self.returns),
         }
         return values | {f"return_{i}": value for i, value in enumerate(self.returns)}
 
@@ -59,6 +61,7 @@ def evaluate(
         observations[i, j] = environments[i][j].reset().observation
     returns = np.zeros((num_seeds, num_episodes))
     ticks = np.zeros((num_seeds, num_episodes), int)
+    failed = np.zeros((num_seeds, num_episodes), bool)
     tick = 0
     while running:
         # A fresh array each tick: the CPU backend reads NumPy arguments in place, and may still be at it.
@@ -73,6 +76,7 @@ def evaluate(
             try:
                 time_step = environments[i][j].step(actions[i, j])
             except SimulationError:
+                failed[i, j] = True
                 continue
             observations[i, j] = time_step.observation
             returns[i, j] += time_step.reward
@@ -82,6 +86,8 @@ def evaluate(
         tick += 1
     lengths = np.minimum(ticks * spec.action_repeat, spec.episode_steps)
     return [
-        Evaluation(returns[i].tolist(), lengths[i].tolist()) if learner.active[i] else None
+        Evaluation(returns[i].tolist(), lengths[i].tolist(), int(failed[i].sum()))
+        if learner.active[i]
+        else None
         for i in range(num_seeds)
     ]

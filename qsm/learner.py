@@ -32,6 +32,8 @@ FINITE = "learner/finite_updates"
 """Sum beside the metrics: updates up to the first whose metrics were not finite, and all updates."""
 BAD_UPDATES = "learner/bad_updates"
 """Updates from that one on; among the means only where there are any."""
+BAD_STATE = "learner/bad_state"
+"""Among the means only where a number of the learned state is not finite: metrics are of the state before an update."""
 
 
 class Streams(NamedTuple):
@@ -97,6 +99,7 @@ class Learner:
         self._init_one = jax.jit(lambda agent, key: agent.init(key), static_argnums=0)
         self._act = jax.jit(self._act_all, static_argnames="mode")
         self._learn = jax.jit(self._learn_all, donate_argnums=0)
+        self._is_finite = jax.jit(_is_finite)
         self._zeros = jax.jit(self._zero_metrics, out_shardings=self.placement.seed_sharding)
         self.active = np.ones(len(self.seeds), bool)
         """`[S]` which seeds go on; the state of the others is held as it is."""
@@ -192,7 +195,7 @@ class Learner:
 
     def means(self, state: TrainState) -> list[dict[str, float]]:
         """The metrics' means since the last `drain`, for each seed; what never happened is left out."""
-        sums = dict(self.placement.fetch(state.metrics))
+        sums, is_finite = self.placement.fetch((dict(state.metrics), self._is_finite(state.agent)))
         finite = sums.pop(FINITE)
         means = [
             {
@@ -205,6 +208,8 @@ class Learner:
         for i, found in enumerate(means):
             if finite.total[i] < finite.count[i]:
                 found[BAD_UPDATES] = float(finite.count[i] - finite.total[i])
+            if not is_finite[i]:
+                found[BAD_STATE] = 1.0
         return means
 
     # ---- Programs of the group ----------------------------------------------------------------------------------
@@ -353,3 +358,9 @@ class Learner:
         metrics = self.agent.update(agent_state, batch, streams.update, count)[1]
         nothing = Mean(jnp.zeros(()), jnp.zeros(()))
         return metrics | {FAILURE_RATE: nothing, FINITE: nothing}
+
+
+def _is_finite(agents: Any) -> jax.Array:
+    """`[S]` whether every number of the learned states `[S, ...]` is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(agents) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all(range(1, leaf.ndim)) for leaf in leaves]).all(0)

@@ -12,12 +12,12 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from qsm.csvfile import CsvSink, Warn, read_csv
+from qsm.csvfile import CsvSink, WaitingRow, Warn, read_csv
 from qsm.errors import first_line
 from qsm.rundir import RunDir
 from qsm.wandb_sink import WandbSink
@@ -124,6 +124,7 @@ class MetricWriter:
       resume_step: step of the checkpoint that training goes on from: rows up to and including it are kept,
         later ones dropped, for they come again. None starts afresh and drops every row.
       warn: told in one line of each sink that fails.
+      waiting: rows, by phase, that waited for their CSV file when the checkpoint was saved; it may lack them.
 
     Raises:
       UserError: a CSV file that is there is damaged or cannot be written.
@@ -135,16 +136,24 @@ class MetricWriter:
         wandb_mode: Literal["offline", "online", "disabled"] = "offline",
         resume_step: int | None = None,
         warn: Warn = _LOGGER.warning,
+        waiting: Mapping[str, Sequence[WaitingRow]] | None = None,
     ) -> None:
-        self._csv = {
+        self._csv: dict[Phase, CsvSink] = {
             "train": CsvSink(run.train_csv, resume_step, warn),
             "eval": CsvSink(run.eval_csv, resume_step, warn),
         }
         self._tensorboard = TensorBoardSink(run.tensorboard, resume_step, warn)
         self._wandb: WandbSink | None = None
         if wandb_mode != "disabled":
-            found_step = max(sink.found_step for sink in self._csv.values())
-            self._wandb = WandbSink(run, wandb_mode, found_step, warn)
+            self._wandb = WandbSink(run, wandb_mode, warn)
+        for phase, sink in self._csv.items():
+            for step, values in (waiting or {}).get(phase, ()):
+                if step > sink.last_step:
+                    self.write(phase, step, values)
+
+    def waiting(self) -> dict[str, list[WaitingRow]]:
+        """Rows, by phase, that have not reached their CSV file: a checkpoint keeps them."""
+        return {phase: rows for phase, sink in self._csv.items() if (rows := sink.waiting())}
 
     def write(self, phase: Phase, step: int, values: Mapping[str, float]) -> None:
         """Writes one row, at once.
@@ -161,7 +170,8 @@ class MetricWriter:
             f"{phase}/{name}": float(x) for name, x in row.items() if not EPISODE_COLUMN.fullmatch(name)
         }
         self._tensorboard.write(step, curves)
-        if self._wandb is not None:
+        # wandb has the rows that the file had when training began, those after the checkpoint included.
+        if self._wandb is not None and step > self._csv[phase].found_step:
             self._wandb.write(step, curves)
 
     def close(self, failed: bool = False) -> None:

@@ -9,20 +9,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import errno
-import importlib.metadata
 import json
 import logging
 import math
 import os
-import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from qsm import lock
+from qsm import lock, provenance
 from qsm.errors import UserError, nearest
 from qsm.files import read_json, remove_quietly, write_json
 
@@ -42,15 +39,12 @@ CONFIG_KEYS: dict[str, type] = {
 STATUS_KEYS: dict[str, Any] = {
     "state": str,
     "step": int,
+    "saved_step": int | None,
     "steps": int,
     "updated": str,
     "last_return": int | float | None,
     "message": str,
 }
-PACKAGES = (
-    *("qsm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
-    *("mujoco", "mujoco-mjx", "dm-control", "dm-env", "wandb", "tensorboardX", "tyro", "rich"),
-)
 SEARCH_LIMIT = 2_000
 """Folders looked into when a path is no run and the runs below it are to be named."""
 
@@ -146,43 +140,6 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's numbers, as far as they are installed."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def processor() -> str:
-    """The processor's name, where it can be told."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout that this file is part of (`+` after it: with changes), None outside of one."""
-
-    def git(*arguments: str) -> str:
-        # Without optional locks: a `git status` that is ended in its middle would leave one in the checkout.
-        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        # An installed copy may lie in a virtual environment inside somebody else's checkout.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _with_steps(there: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
     """`there` with the steps of `here`, where those are more."""
     try:
@@ -212,6 +169,20 @@ def empty_run(path: Path, keep: str) -> None:
         raise explain(path, error) from error
 
 
+def missing_folders(path: Path) -> list[Path]:
+    """`path` and the folders above it that do not exist, the lowest first."""
+    return [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Removes `folders`, in their order, up to the first that is not empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
 class RunDir:
     """An existing run: its paths, its configuration, its status.
 
@@ -219,6 +190,7 @@ class RunDir:
       path: the folder.
       config: content of `config.json`.
       created: True where this process created the folder.
+      saved_step: step of the newest checkpoint that was written to its end; None where there was none.
     """
 
     def __init__(
@@ -236,6 +208,7 @@ class RunDir:
         self.wandb = path / "wandb"
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.txt"
+        self.saved_step: int | None = self.status().get("saved_step")
 
     @property
     def label(self) -> str:
@@ -257,10 +230,40 @@ class RunDir:
           UserError: the folder holds something else or a run of another configuration, or cannot be written.
         """
         path = Path(path)
+        run = cls.examine(path, config, command, extend_steps)
+        if run is not None:
+            try:
+                if run.config != read_config(path):
+                    write_json(path / "config.json", run.config)
+            except OSError as error:
+                raise explain(path, error) from error
+            return run
+        missing = missing_folders(path)
+        config = json.loads(json.dumps(config, allow_nan=False))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "config.json", config)
+        except OSError as error:
+            refusal = explain(path, error)
+            remove_empty(missing)
+            raise refusal from error
+        return cls(path, config, command, created=True)
+
+    @classmethod
+    def examine(
+        cls, path: Path, config: dict[str, Any], command: Sequence[str] = (), extend_steps: bool = False
+    ) -> RunDir | None:
+        """What `create_or_open` would open, with its steps if they are extended; None where it would create.
+
+        Nothing is written.
+
+        Raises:
+          UserError: as `create_or_open` does.
+        """
         config = json.loads(json.dumps(config, allow_nan=False))
         try:
             if is_run(path):
-                return cls._open(path, config, command, extend_steps)
+                return cls._examine_run(path, config, command, extend_steps)
             present = sorted(path.iterdir()) if path.is_dir() else []
         except OSError as error:
             raise explain(path, error) from error
@@ -269,22 +272,12 @@ class RunDir:
                 f"{path} is not empty and is no run (it holds {foreign[0]!r}); choose another folder with "
                 "--run-dir."
             )
-        missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(path / "config.json", config)
-        except OSError as error:
-            refusal = explain(path, error)
-            for folder in missing:
-                try:
-                    folder.rmdir()
-                except OSError:
-                    break
-            raise refusal from error
-        return cls(path, config, command, created=True)
+        return None
 
     @classmethod
-    def _open(cls, path: Path, config: dict[str, Any], command: Sequence[str], extend_steps: bool) -> RunDir:
+    def _examine_run(
+        cls, path: Path, config: dict[str, Any], command: Sequence[str], extend_steps: bool
+    ) -> RunDir:
         there = read_config(path)
         longer = _with_steps(there, config) if extend_steps else there
         if changed := differences(longer, config):
@@ -293,10 +286,7 @@ class RunDir:
             if not extend_steps and not differences(_with_steps(there, config), config):
                 mend = "Add --extend-steps to go on with it for longer, or start another with --name or --run-dir."
             raise UserError(f"{path} holds a run of other options: {'; '.join(changed[:5])}{more}. {mend}")
-        if longer != there:
-            write_json(path / "config.json", longer)
-            there = longer
-        run = cls(path, there, command)
+        run = cls(path, longer, command)
         if not run.finished:
             probe = path / f".probe.{os.getpid()}.tmp"
             try:
@@ -322,17 +312,7 @@ class RunDir:
         except UserError as error:
             self._warn(f"{error} Its former entries are replaced.")
             starts = []
-        entry = {
-            "started": now(),
-            "command": self._command,
-            "device": device,
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "commit": git_commit(),
-            "packages": package_versions(),
-        }
+        entry = {"started": now(), "command": self._command, "device": device, **provenance.here()}
         try:
             write_json(file, [*starts, entry] if isinstance(starts, list) else [entry])
         except OSError as error:
@@ -344,7 +324,13 @@ class RunDir:
         """Replaces `status.json`; a failure is warned of once, and the next call tries again."""
         if last_return is not None and not math.isfinite(last_return):
             last_return = None
-        status = {"state": state, "step": step, "steps": steps, "updated": now()}
+        status = {
+            "state": state,
+            "step": step,
+            "saved_step": self.saved_step,
+            "steps": steps,
+            "updated": now(),
+        }
         try:
             write_json(self.path / "status.json", status | {"last_return": last_return, "message": message})
         except OSError as error:

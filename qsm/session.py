@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from qsm import diagnosis, rundir, runtime
 from qsm.checkpoint import Checkpoints, Saved
+from qsm.csvfile import WaitingRow
 from qsm.display import Display
 from qsm.group import DIVERGED, Member
-from qsm.learner import BAD_UPDATES, TrainState
+from qsm.learner import BAD_STATE, BAD_UPDATES, FAILURE_RATE, TrainState
 from qsm.loop import Counters, Hooks, Loop
 from qsm.metrics import MetricWriter
+from qsm.replay import Rows
 from qsm.saver import Saver
 
 Outcome = Literal["finished", "interrupted", "preempted", "diverged", "unsaved"]
@@ -58,7 +61,9 @@ class Session:
         self._evaluation_seconds = 0.0
         self._blocked_seconds = 0.0  # by checkpoints, since the last row
         self._told_problem: str | None = None
+        self._told_failures: set[int] = set()  # runs whose simulation was said to have failed
         self._is_late = False
+        self._has_ended = False
 
     @property
     def going(self) -> list[int]:
@@ -66,14 +71,23 @@ class Session:
         return [i for i in range(len(self.runs)) if i not in self.failures]
 
     @contextmanager
-    def writing(self, resume_step: int | None) -> Iterator[None]:
-        """The files of the runs, open."""
+    def writing(
+        self, resume_step: int | None, waiting: Sequence[Mapping[str, Sequence[WaitingRow]]]
+    ) -> Iterator[None]:
+        """The files of the runs, open.
+
+        Args:
+          resume_step: of the checkpoint that training goes on from; None where it begins.
+          waiting: for each run, rows of metrics that the checkpoint kept.
+        """
         with contextlib.ExitStack() as stack:
             if self.is_writer:
                 for i in self.going:
-                    writer = MetricWriter(self.runs[i], self.config.wandb, resume_step, self.display.warn)
+                    run = self.runs[i]
+                    writer = MetricWriter(run, self.config.wandb, resume_step, self.display.warn, waiting[i])
                     self.writers[i] = stack.enter_context(writer)
-                    self.runs[i].write_status("running", self.step, self.config.steps, self.last_returns[i])
+                    run.saved_step = self.checkpoints[i].latest_step
+                    run.write_status("running", self.step, self.config.steps, self.last_returns[i])
             yield
 
     def hooks(self, should_stop: Callable[[], bool]) -> Hooks:
@@ -110,6 +124,7 @@ class Session:
     def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
         state, means = self.loop.learner.drain(state)
         self.hold_diverged(Counters(step, num_updates), state, means)
+        self._look_at_simulators(Counters(step, num_updates), state, means)
         now = time.perf_counter()
         common = {"loop/num_updates": float(num_updates)}
         if self._logged_step is not None:
@@ -150,6 +165,7 @@ class Session:
         self.saver.wait()
         self._save(state, counters)
         self.saver.wait()
+        self._note_saved()
 
     def _save(self, state: TrainState, counters: Counters) -> None:
         """Copies what every run that goes on has learned, and its new rows, and begins to write them."""
@@ -164,12 +180,24 @@ class Session:
                 [learner.rows_since(state, i, since)],
                 learner.placement.member(state.metrics, i),
                 self.loop.save(state, i),
+                self.writers[i].waiting() if i in self.writers else {},
             )
         if self.is_writer:
             self.saver.start(parts, counters)
 
+    def _note_saved(self) -> list[int]:
+        """Has the next status of every run name the newest checkpoint once all have it; for which it is new."""
+        if not self.is_writer or self.saver.is_busy or self.saver.problem is not None:
+            return []
+        new = [i for i in self.going if self.runs[i].saved_step != self.checkpoints[i].latest_step]
+        for i in new:
+            self.runs[i].saved_step = self.checkpoints[i].latest_step
+        return new
+
     def _tell(self) -> None:
         """Says once that checkpoints cannot be written, and once that they can be again."""
+        for i in self._note_saved():
+            self.runs[i].write_status("running", self.step, self.config.steps, self.last_returns[i])
         problem = self.saver.problem
         if problem is not None and self._told_problem is None:
             self.display.warn(
@@ -185,36 +213,81 @@ class Session:
         """Holds the runs whose numbers are no longer finite and says where; the others go on."""
         learner = self.loop.learner
         for i in self.going:
-            bad_updates = int(means[i].pop(BAD_UPDATES, 0))
+            bad_updates, bad_state = int(means[i].pop(BAD_UPDATES, 0)), means[i].pop(BAD_STATE, 0)
             wrong = {name: value for name, value in means[i].items() if not math.isfinite(value)}
-            if not wrong and not bad_updates:
+            if not wrong and not bad_updates and not bad_state:
                 continue
             agent, rows = learner.placement.member(state.agent, i), learner.rows_since(state, i, None)
             found = diagnosis.diagnose(counters.step, counters.num_updates, bad_updates, wrong, agent, rows)
-            self.failures[i] = f"{DIVERGED} by step {counters.step:,}: {found.describe()}"
-            learner.active[i] = False
-            newest = self.checkpoints[i].latest_step
-            kept = (
-                f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
+            self._hold(i, counters, found, agent, rows, state)
+
+    def _look_at_simulators(
+        self, counters: Counters, state: TrainState, means: Sequence[dict[str, float]]
+    ) -> None:
+        """Warns of the first failed steps of a run's simulation, and holds a run where every step failed."""
+        learner = self.loop.learner
+        for i in self.going:
+            rate = means[i].get(FAILURE_RATE, 0.0)
+            if rate < 1.0:
+                if rate > 0.0 and i not in self._told_failures:
+                    self._told_failures.add(i)
+                    self.display.warn(
+                        f"the simulation of {self.members[i].label} failed in {rate:.2%} of the last steps before "
+                        f"{counters.step:,}; those episodes ended there, and the failed steps are not learned from. "
+                        f"train.csv goes on counting them ({FAILURE_RATE})"
+                    )
+                continue
+            agent, rows = learner.placement.member(state.agent, i), learner.rows_since(state, i, None)
+            found = diagnosis.diagnose(
+                counters.step, counters.num_updates, 0, {FAILURE_RATE: rate}, agent, rows
             )
-            folder = self.runs[i].path / f"diverged_{counters.step}"
-            environment = self.loop.save(state, i)
-            if self.is_writer:
-                try:
-                    diagnosis.write(folder, found, agent, rows, environment)
-                    kept += f", and all its numbers are in {folder}"
-                except OSError as error:
-                    kept += f", and its numbers could not be written ({error.strerror or error})"
-            self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
-            if self.is_writer:
-                self.runs[i].write_status(
-                    "failed", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
-                )
-                if i in self.writers:
-                    self.writers.pop(i).close(failed=True)
+            found = found._replace(cause="the simulation failed at every step since the last row of metrics")
+            self._hold(i, counters, found, agent, rows, state)
+
+    def _hold(
+        self,
+        i: int,
+        counters: Counters,
+        found: diagnosis.Diagnosis,
+        agent: Any,
+        rows: Rows,
+        state: TrainState,
+    ) -> None:
+        """Run `i` learns no more; what was found is told, and written with all its numbers."""
+        self.failures[i] = f"{DIVERGED} by step {counters.step:,}: {found.describe()}"
+        self.loop.learner.active[i] = False
+        newest = self.checkpoints[i].latest_step
+        kept = f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
+        folder = self.runs[i].path / f"diverged_{counters.step}"
+        environment = self.loop.save(state, i)
+        if self.is_writer:
+            try:
+                diagnosis.write(folder, found, agent, rows, environment)
+                kept += f", and all its numbers are in {folder}"
+            except OSError as error:
+                kept += f", and its numbers could not be written ({error.strerror or error})"
+        self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
+        if self.is_writer:
+            self.runs[i].write_status(
+                "failed", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
+            )
+            if i in self.writers:
+                self.writers.pop(i).close(failed=True)
+
+    def abandon(self, number: int) -> None:
+        """Notes in every run that a second signal ended it at once, unsaved; nothing where it had ended already."""
+        if self._has_ended or not self.is_writer:
+            return
+        self._has_ended = True
+        state: rundir.State = "preempted" if number == signal.SIGTERM else "interrupted"
+        message = "a second signal ended it at once; it goes on from its newest checkpoint"
+        for i in self.going:
+            self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], message)
 
     def fail(self, error: BaseException) -> None:
-        """Notes in every run why it ended."""
+        """Notes in every run why it ended; nothing where that is noted already."""
+        if self._has_ended:
+            return
         state: rundir.State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if self.is_writer:
@@ -222,7 +295,8 @@ class Session:
                 self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], reason)
 
     def finish(self, end: Counters, preempted: bool) -> Outcome:
-        """Notes how the runs ended and says what to do next."""
+        """Notes how the runs ended and says what to do next. Sinks are closed later: wandb may take its time."""
+        self._has_ended = True
         finished = end.step >= self.config.steps
         stopped: Literal["preempted", "interrupted"] = "preempted" if preempted else "interrupted"
         state: rundir.State = "finished" if finished else stopped

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,24 @@ from jax.experimental import multihost_utils
 import agents
 from agents.api import Agent
 from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
-from qsm import lock, memory, rundir, runtime
+from qsm import memory, runtime
 from qsm.checkpoint import Checkpoints, Saved
 from qsm.config import LaunchOptions, RunConfig
+from qsm.csvfile import WaitingRow
 from qsm.device_loop import DeviceLoop
 from qsm.display import Display, open_log
 from qsm.errors import UserError
-from qsm.group import DIVERGED, Member, common_step
+from qsm.group import Member
 from qsm.host_loop import HostLoop
 from qsm.learner import Learner, TrainState
 from qsm.loop import Counters, Loop, Schedule
+from qsm.opening import NO_STEP, describe_runs, open_runs, where_to_resume
 from qsm.placement import Placement
 from qsm.session import PATIENCE, Outcome, Session, some
 
+end_at_once: Callable[[int], Any] = os._exit
 POLL_INTERVAL = {"dm_control": 64, "mjx": 1}
 """How often several processes agree on whether to stop: every so many ticks, or dispatches of the device loop."""
-
-NO_STEP = -1
-"""In place of the step to resume from, where all runs begin."""
 
 
 def train(
@@ -66,8 +66,11 @@ def train(
         placement, loop, memory_line = builder.build(members)
     with contextlib.ExitStack() as stack:
         with runtime.together():
-            own = functools.partial(_own, stack, told.append) if is_writer else None
-            runs = [_open(member, agent_name, task, launch, command, own) for member in members]
+            runs = (
+                open_runs(stack, members, agent_name, task, launch, command, told.append)
+                if is_writer
+                else describe_runs(members, agent_name, task, launch, command)
+            )
         finished = runtime.of_writer(np.array([run.finished for run in runs]))
         for run, member in zip(runs, members, strict=True):
             if run.finished and is_writer:
@@ -88,15 +91,14 @@ def train(
             ]
             for one in checkpoints if is_writer else ():
                 one.set_damaged_aside(told.append)
-            where = (
-                _where_to_resume(members, runs, checkpoints) if is_writer else np.zeros(len(runs) + 1, int)
-            )
+            where = where_to_resume(members, runs, checkpoints) if is_writer else np.zeros(len(runs) + 1, int)
         # Decided by the process that writes: the others might still see the disk as it was.
         *held, step = runtime.of_writer(where).tolist()
         step = None if step == NO_STEP else step
         with runtime.together():
-            restored = _restore(loop, checkpoints, held, step) if step is not None else (None, Counters(0, 0))
-        state, start = restored
+            nothing = None, Counters(0, 0), [{}] * len(runs)
+            restored = _restore(loop, checkpoints, held, step) if step is not None else nothing
+        state, start, waiting = restored
         device = jax.devices()[0]
         header = {
             "agent": agent_name,
@@ -123,20 +125,20 @@ def train(
                 run.record_start(device.device_kind, display.warn)
             if step is not None:
                 display.info(f"resuming at step {start.step:,}")
-        with session.writing(start.step if step is not None else None):
+        with (
+            _interrupts(display, POLL_INTERVAL[launch.backend], session.abandon) as should_stop,
+            session.writing(step, waiting),
+        ):
             try:
                 if state is None:
                     state = loop.begin()
-                with _interrupts(display, POLL_INTERVAL[launch.backend]) as should_stop:
-                    state, end = loop.run(state, start, session.hooks(lambda: should_stop() != 0))
-                    session.save_last(state, end)
-                    preempted = should_stop() == signal.SIGTERM
+                state, end = loop.run(state, start, session.hooks(lambda: should_stop() != 0))
+                session.save_last(state, end)
+                return session.finish(end, preempted=should_stop() == signal.SIGTERM)
             except BaseException as error:
                 session.fail(error)
-                if not isinstance(error, KeyboardInterrupt):
-                    session.saver.wait(PATIENCE)
+                session.saver.wait(PATIENCE)
                 raise
-        return session.finish(end, preempted)
 
 
 class _Builder:
@@ -237,56 +239,13 @@ def _check_counts(member: Member, spec: EnvSpec) -> None:
         )
 
 
-def _own(stack: contextlib.ExitStack, warn: Callable[[str], None], path: Path) -> None:
-    """Has this process own the run folder `path` until `stack` ends."""
-    stack.enter_context(lock.owned(path, rundir.now(), warn))
-
-
-def _open(
-    member: Member,
-    agent_name: str,
-    task: str,
-    launch: LaunchOptions,
-    command: Sequence[str],
-    own: Callable[[Path], None] | None,
-) -> rundir.RunDir:
-    """The run of `member`, created or as it is; `own` is None in processes that write nothing."""
-    resolved = rundir.resolved_config(agent_name, task, launch.backend, member.agent_config, member.config)
-    if own is None:
-        return rundir.RunDir(member.path, resolved, command)
-    if launch.overwrite and rundir.is_run(member.path):
-        own(member.path)
-        rundir.empty_run(member.path, keep=lock.NAME)
-        return rundir.RunDir.create_or_open(member.path, resolved, command)
-    run = rundir.RunDir.create_or_open(member.path, resolved, command, launch.extend_steps)
-    if not run.finished:
-        own(member.path)
-    return run
-
-
-def _where_to_resume(
-    members: Sequence[Member], runs: Sequence[rundir.RunDir], checkpoints: Sequence[Checkpoints]
-) -> np.ndarray:
-    """`[S + 1]` which runs are held from the beginning (1), and the step that the others go on from, or `NO_STEP`.
-
-    Removes the checkpoints after that step.
-    """
-    held = np.array([str(run.status().get("message", "")).startswith(DIVERGED) for run in runs])
-    if held.all():
-        held[:] = False  # asked for again: let them show it again
-    going = np.flatnonzero(~held).tolist()
-    step = common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
-    if step is None:
-        return np.array([*np.zeros_like(held), NO_STEP])
-    for one in checkpoints:
-        one.go_back_to(step)
-    return np.array([*held, step])
-
-
 def _restore(
     loop: Loop, checkpoints: Sequence[Checkpoints], held: Sequence[bool], step: int
-) -> tuple[TrainState, Counters]:
-    """The state of the group at `step`; a held run's place is taken by another's numbers, and held."""
+) -> tuple[TrainState, Counters, list[Mapping[str, Sequence[WaitingRow]]]]:
+    """The state of the group at `step`, and rows of metrics that wait for their file.
+
+    A held run's place is taken by another's numbers, and held.
+    """
     learner = loop.learner
     counters = Counters(step, 0)
     saved: list[Saved | None] = []
@@ -312,12 +271,17 @@ def _restore(
     except ValueError as error:
         raise UserError(f"the replay buffer saved at step {step:,} cannot be restored: {error}") from error
     learner.active[:] = ~np.array(held, bool)
-    return state, counters
+    return state, counters, [one.waiting if one is not None else {} for one in saved]
 
 
 @contextmanager
-def _interrupts(display: Display, poll_interval: int) -> Iterator[Callable[[], int]]:
+def _interrupts(
+    display: Display, poll_interval: int, abandon: Callable[[int], None]
+) -> Iterator[Callable[[], int]]:
     """Turns the first Ctrl-C or SIGTERM into a request to stop after the step under way; a second one ends at once.
+
+    At once means that nothing is waited for, neither a drive nor wandb: `abandon` is told the signal, and the process
+    ends with the status that shells give it.
 
     Yields a function that gives the signal's number, 0 before it.
     """
@@ -328,7 +292,9 @@ def _interrupts(display: Display, poll_interval: int) -> Iterator[Callable[[], i
     def ask(number: int, frame: Any) -> None:
         nonlocal asked
         if asked:
-            raise KeyboardInterrupt
+            abandon(number)
+            display.finish(["Ended at once. The same command goes on from the newest checkpoint."])
+            end_at_once(128 + number)
         asked = number
         display.warn("stopping after this step and saving; once more ends at once without saving")
 

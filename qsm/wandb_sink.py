@@ -47,15 +47,14 @@ class _End(NamedTuple):
 class WandbSink:
     """One Weights & Biases run for each run folder, resumed under the same id.
 
-    wandb keeps what it was once given, so after a resume rows up to `found_step` are not sent a second time.
+    wandb keeps what it was once given: after a resume, rows that it has must not be sent a second time.
     """
 
     _active: ClassVar[set[WandbSink]] = set()
     """Sinks whose run is going on in this process, one for each seed."""
 
-    def __init__(self, run: RunDir, mode: Literal["offline", "online"], found_step: int, warn: Warn) -> None:
+    def __init__(self, run: RunDir, mode: Literal["offline", "online"], warn: Warn) -> None:
         self._warn = warn
-        self._sent_step = found_step
         self._off = False
         self._behind = False
         self._waiting: queue.Queue[_Row | _End] = queue.Queue(ROWS_WAITING)
@@ -80,7 +79,7 @@ class WandbSink:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Passes one row on, by full name; returns at once."""
-        if self._off or step <= self._sent_step:
+        if self._off:
             return
         try:
             self._waiting.put_nowait(_Row(step, dict(values)))

@@ -142,5 +142,7 @@ def test_training_is_not_touched(learner: Learner):
 
 
 def test_metrics_are_one_row():
-    row = Evaluation([1.0, 3.0], [10, 20]).metrics()
-    assert row == {"return_mean": 2, "return_std": 1, "length_mean": 15, "return_0": 1, "return_1": 3}
+    row = Evaluation([1.0, 3.0], [10, 20], num_failures=1).metrics()
+    assert row == {
+        "return_mean": 2, "return_std": 1, "length_mean": 15, "failure_rate": 0.5, "return_0": 1, "return_1": 3,
+    }  # fmt: skip

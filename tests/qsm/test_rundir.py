@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agents.config import AgentConfig
-from qsm import rundir
+from qsm import provenance, rundir
 from qsm.config import RunConfig
 from qsm.errors import UserError
 from qsm.files import replace_file
@@ -78,7 +78,7 @@ def test_same_configuration_resumes_and_provenance_grows(tmp_path: Path) -> None
     status = second.status()
     assert status.pop("updated")
     assert status == {
-        "state": "interrupted", "step": 5, "steps": 10, "last_return": 1.5, "message": "stopped",
+        "state": "interrupted", "step": 5, "saved_step": None, "steps": 10, "last_return": 1.5, "message": "stopped",
     }  # fmt: skip
 
 
@@ -210,8 +210,8 @@ def test_damaged_provenance_is_replaced_with_a_warning(tmp_path: Path) -> None:
 
 
 def test_commit_is_none_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "__file__", str(tmp_path / "rundir.py"))
-    assert rundir.git_commit() is None
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert provenance.git_commit() is None
 
 
 def test_load_names_the_mend(tmp_path: Path) -> None:

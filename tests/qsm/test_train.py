@@ -386,16 +386,28 @@ def test_a_run_whose_end_cannot_be_saved_says_so_and_can_be_ended_later(
     assert_complete(path)
 
 
-def test_a_second_ctrl_c_ends_at_once(tasks: list[Task], tmp_path: Path):
+@pytest.mark.parametrize(("by", "state"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "preempted")])
+def test_a_second_signal_ends_at_once(
+    by: signal.Signals, state: str, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def at_step(step: int) -> None:
         if step == 7:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(by)
+            signal.raise_signal(by)
 
+    def end(code: int) -> None:
+        ended.append(code)
+        raise KeyboardInterrupt  # in place of the end of the process
+
+    ended: list[int] = []
+    monkeypatch.setattr("qsm.train.end_at_once", end)
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         run(path, at_step)
-    assert (status(path)["state"], status(path)["step"]) == ("interrupted", 6)
+    assert ended == [128 + by]
+    assert (status(path)["state"], status(path)["step"]) == (state, 6)
+    assert run(path) == "finished"
+    assert_complete(path)
 
 
 @pytest.mark.parametrize(("at", "resumed_from"), [(3, 0), (9, 6)])
