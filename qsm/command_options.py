@@ -153,11 +153,13 @@ class ReportOptions:
     reference: Path | None = None
     """CSV of published curves to draw too: source, task, env_steps, algo, mean, std, n_seeds, action_repeat."""
     at_step: int | None = None
-    """Environment step of the evaluations that are compared; none: what most runs were to train for."""
+    """Environment step of the evaluations that are compared; none: of the runs' lengths, what most have reached."""
+    seeds: int | None = None
+    """Seeds that each agent is to have on each task, so that those never begun are missing; none: those found."""
     videos: bool = False
     """Film an episode of each agent on each task, of the seed with the median score; takes a minute or so each."""
 
-    limits: ClassVar[Limits] = {"at_step": (0, 2**31 - 1)}
+    limits: ClassVar[Limits] = {"at_step": (0, 2**31 - 1), "seeds": (1, 10_000)}
 
     def __post_init__(self) -> None:
         check_limits(self, self.limits)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import collections
-import csv
+import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qsm import listing
 from qsm.csvfile import read_csv
 from qsm.errors import UserError
 from qsm.files import read_json
@@ -29,11 +29,23 @@ class Result(NamedTuple):
     agent: str  # with its label: qsm@hot
     seed: int
     returns: Mapping[int, float]  # by environment step of the evaluation: mean over its episodes
+    hours: Mapping[int, float]  # of training and evaluation, by step of the evaluation that they end with
     steps_per_second: float | None  # median over the rows of metrics
-    state: str
+    state: str  # as `qsm runs` says it
     config: Mapping[str, Any]
     starts: Sequence[Mapping[str, Any]]  # of `provenance.json`
     path: Path
+
+    @property
+    def hardware(self) -> str:
+        """What it was trained on, each machine once."""
+        kinds = []
+        for start in self.starts:
+            cores = start.get("cores")
+            parts = [start.get("device"), start.get("processor")]
+            parts.append(f"{cores} core{'s' if cores != 1 else ''}" if cores else None)
+            kinds.append(", ".join(str(part) for part in parts if part))
+        return ", then ".join(dict.fromkeys(kinds)) or "not recorded"
 
 
 def gather(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
@@ -69,10 +81,11 @@ def agent_order(label: str) -> tuple[int, str]:
 def _read(path: Path) -> Result:
     run = load_run(path)
     config = run.config
-    returns = {int(row["step"]): row["return_mean"] for row in read_csv(run.eval_csv) if "return_mean" in row}
-    rates = [
-        row["loop/steps_per_second"] for row in read_csv(run.train_csv) if "loop/steps_per_second" in row
-    ]
+    # A run that has only begun has no tables yet.
+    tables = [read_csv(file) if file.exists() else [] for file in (run.train_csv, run.eval_csv)]
+    training, evaluations = tables
+    returns = {int(row["step"]): row["return_mean"] for row in evaluations if "return_mean" in row}
+    rates = [row["loop/steps_per_second"] for row in training if "loop/steps_per_second" in row]
     try:
         starts = read_json(path / "provenance.json")
     except UserError:
@@ -83,35 +96,77 @@ def _read(path: Path) -> Result:
         run.label,
         config["run_config"].get("seed", 0),
         returns,
+        hours_of(training, evaluations),
         statistics.median(rates) if rates else None,
-        str(run.status().get("state", "not begun")),
+        listing.rows(path)[0].state,
         config,
         [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [],
         path,
     )
 
 
+def hours_of(
+    training: Sequence[Mapping[str, float]], evaluations: Sequence[Mapping[str, float]]
+) -> dict[int, float]:
+    """Hours of training and evaluation up to the end of each evaluation, from the rows of a run's two tables.
+
+    An interval without a rate, the first after each start, counts at the rate of the next one that has it, or at the
+    last. Empty where rates or the seconds of evaluations are not recorded; ends with the training metrics.
+    """
+    known = [row["loop/steps_per_second"] for row in training if row.get("loop/steps_per_second")]
+    if not known or any("seconds" not in row for row in evaluations):
+        return {}
+    steps, seconds, passed = [0.0], [0.0], 0
+    for row in training:
+        rate = known[min(passed, len(known) - 1)]
+        passed += bool(row.get("loop/steps_per_second"))
+        seconds.append(seconds[-1] + (row["step"] - steps[-1]) / rate)
+        steps.append(row["step"])
+    spent = itertools.accumulate(row["seconds"] for row in evaluations)
+    return {
+        int(row["step"]): (float(np.interp(row["step"], steps, seconds)) + evaluating) / 3600
+        for row, evaluating in zip(evaluations, spent, strict=True)
+        if row["step"] <= steps[-1]
+    }
+
+
 class Comparison:
     """The runs of one backend: never of two, for their scores are not comparable.
 
     Args:
-      results: of one backend.
-      step: at which runs are compared; None: the steps that most of them were to train for.
+      results: of one backend; also of runs that were not evaluated yet.
+      step: at which runs are compared; None: of the steps that runs were to train for, that at which most of them have
+        an evaluation, and the largest of several.
+      num_seeds: expected of each agent on each task; None: those that some agent has on some task.
 
     Attributes:
       agents, tasks: in the order they are shown in.
       seeds: every seed of the grid.
     """
 
-    def __init__(self, results: Sequence[Result], step: int | None = None) -> None:
+    def __init__(
+        self, results: Sequence[Result], step: int | None = None, num_seeds: int | None = None
+    ) -> None:
         self.results = list(results)
         self.backend = results[0].backend
         self.agents = sorted({one.agent for one in results}, key=agent_order)
         self.tasks = sorted({one.task for one in results})
-        self.seeds = sorted({one.seed for one in results})
-        wanted = collections.Counter(one.config["run_config"]["steps"] for one in results)
-        self.step = step if step is not None else max(wanted, key=lambda steps: (wanted[steps], steps))
+        self.seeds = _expected({one.seed for one in results}, num_seeds or 0)
+        self.lengths = sorted({one.config["run_config"]["steps"] for one in results})
+        self.step = step if step is not None else max(self.lengths, key=self._evaluated_at)
         self._by_place = {(one.task, one.agent, one.seed): one for one in results}
+
+    def _evaluated_at(self, step: int) -> tuple[int, int]:
+        return sum(step in one.returns for one in self.results), step
+
+    @property
+    def compared(self) -> list[str]:
+        """The agents that have a score."""
+        return [agent for agent in self.agents if any(len(self.scores(task, agent)) for task in self.tasks)]
+
+    def last_step(self, task: str) -> int:
+        """The last step at which a run on `task` was evaluated."""
+        return max((step for one in self.results if one.task == task for step in one.returns), default=0)
 
     def of(self, task: str, agent: str) -> list[Result]:
         """The runs of `agent` on `task`, by seed."""
@@ -136,22 +191,24 @@ class Comparison:
     def missing(self) -> list[str]:
         """Cells of the grid without a score, and how far they are."""
         lines = []
-        for task in self.tasks:
-            for agent in self.agents:
-                for seed in self.seeds:
-                    one = self._by_place.get((task, agent, seed))
-                    if one is None:
-                        lines.append(f"{task} {agent} seed {seed}: not trained")
-                    elif self.score(one) is None:
-                        last = max(one.returns, default=0)
-                        lines.append(
-                            f"{task} {agent} seed {seed}: evaluated up to step {last:,} ({one.state})"
-                        )
+        for task, agent, seed in itertools.product(self.tasks, self.agents, self.seeds):
+            one = self._by_place.get((task, agent, seed))
+            if one is None:
+                lines.append(f"{task} {agent} seed {seed}: not trained")
+            elif self.score(one) is None:
+                last = f"evaluated up to step {max(one.returns):,}" if one.returns else "no evaluation yet"
+                lines.append(f"{task} {agent} seed {seed}: {last} ({one.state})")
         return lines
 
+    def alone(self) -> list[str]:
+        """Agents and tasks with the score of one seed only, which has no interval."""
+        pairs = itertools.product(self.tasks, self.agents)
+        return [f"{agent} on {task}" for task, agent in pairs if len(self.scores(task, agent)) == 1]
+
     def common_tasks(self) -> list[str]:
-        """Tasks on which every agent has a score: only these are put together."""
-        return [task for task in self.tasks if all(len(self.scores(task, agent)) for agent in self.agents)]
+        """Tasks on which every agent that has a score has one: only these are put together."""
+        agents = self.compared
+        return [task for task in self.tasks if agents and all(len(self.scores(task, a)) for a in agents)]
 
     def normalised(self, agent: str) -> dict[str, np.ndarray]:
         """Scores in [0, 1] by common task."""
@@ -159,59 +216,29 @@ class Comparison:
 
     def normalised_curves(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Steps `[K]` that all runs with a score share, and their scores in [0, 1] by common task, `[n, K]`."""
+        steps, curves = self._curves(agent, lambda one: one.returns)
+        return steps, {task: values / FULL_RETURN for task, values in curves.items()}
+
+    def hours(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """As `normalised_curves`, of the hours up to the end of each evaluation."""
+        return self._curves(agent, lambda one: one.hours)
+
+    def _curves(
+        self, agent: str, curve: Callable[[Result], Mapping[int, float]]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         runs = {
-            task: [one.returns for one in self.of(task, agent) if self.score(one) is not None]
+            task: [curve(one) for one in self.of(task, agent) if self.score(one) is not None]
             for task in self.common_tasks()
         }
-        steps, values = common_curve([curve for curves in runs.values() for curve in curves])
-        kept = steps <= self.step
+        steps, values = common_curve([one for curves in runs.values() for one in curves])
         parts, first = {}, 0
         for task, curves in runs.items():
-            parts[task] = values[first : first + len(curves), kept] / FULL_RETURN
+            parts[task] = values[first : first + len(curves)]
             first += len(curves)
-        return steps[kept], parts
+        return steps, parts
 
 
-class Reference(NamedTuple):
-    """A published curve: of one algorithm on one task, from one source."""
-
-    source: str
-    algorithm: str
-    task: str
-    seeds: int
-    action_repeat: str
-    points: Mapping[int, tuple[float, float]]  # environment steps -> mean and standard deviation over seeds
-
-
-REFERENCE_COLUMNS = ("source", "task", "env_steps", "algo", "mean", "std", "n_seeds", "action_repeat")
-
-
-def read_reference(file: Path) -> list[Reference]:
-    """Published curves from a CSV file with the columns `REFERENCE_COLUMNS`, in any order.
-
-    Raises:
-      UserError: it cannot be read, or lacks a column, or has a row that is no number where it must be.
-    """
-    found: dict[tuple[str, str, str], dict[int, tuple[float, float]]] = {}
-    details: dict[tuple[str, str, str], tuple[int, str]] = {}
-    try:
-        with file.open(newline="", encoding="utf-8") as table:
-            rows = csv.DictReader(table)
-            lacking = [name for name in REFERENCE_COLUMNS if name not in (rows.fieldnames or ())]
-            if lacking:
-                raise UserError(
-                    f"--reference {file} lacks the column {lacking[0]!r}; it needs {', '.join(REFERENCE_COLUMNS)}"
-                )
-            for row in rows:
-                key = (row["source"], row["algo"], row["task"])
-                point = float(row["mean"]), float(row["std"] or "nan")
-                found.setdefault(key, {})[int(row["env_steps"])] = point
-                details[key] = int(row["n_seeds"]), row["action_repeat"]
-    except OSError as error:
-        raise UserError(f"--reference {file} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"--reference {file}, line {rows.line_num}: {error}") from error  # type: ignore[possibly-undefined]
-    return [
-        Reference(source, algorithm, task, *details[source, algorithm, task], dict(sorted(points.items())))
-        for (source, algorithm, task), points in found.items()
-    ]
+def _expected(found: set[int], number: int) -> list[int]:
+    """The seeds that were found, and those after the first of them that make them `number`."""
+    others = (seed for seed in itertools.count(min(found)) if seed not in found)
+    return sorted(found | set(itertools.islice(others, max(number - len(found), 0))))

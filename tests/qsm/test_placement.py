@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from envs.vector import VectorEnvironment
 from qsm.config import RunConfig
 from qsm.device_loop import DeviceLoop
 from qsm.learner import Learner, TrainState
-from qsm.placement import Placement
+from qsm.placement import CPU_SEEDS, Placement, each_seed
 from tests.probe_device_environments import ActionReward
 
 TICKS, UPDATES = 4, 10
@@ -57,7 +58,7 @@ def close(one: Any, other: Any, rtol: float) -> None:
 @pytest.mark.parametrize(("seeds", "num_envs"), [(tuple(range(8)), 2), ((3,), 8)], ids=["seeds", "batch"])
 @pytest.mark.parametrize(
     ("x64", "rtol"),
-    [pytest.param(False, 1e-4, marks=pytest.mark.slow), (True, 1e-9)],
+    [(False, 1e-4), (True, 1e-9)],
     ids=["float32", "float64"],
 )
 def test_eight_devices_learn_what_one_learns(seeds: tuple[int, ...], num_envs: int, x64: bool, rtol: float):
@@ -94,3 +95,26 @@ def test_seeds_are_divided_before_environments():
     assert Placement(4, 8, 8, 256).mode == "seeds"
     assert Placement(4, 6, 8, 256).mode == "batch"
     assert Placement(1, 1, 1, 1).mode == Placement().mode == "one"
+
+
+@pytest.mark.parametrize("num_seeds", [1, CPU_SEEDS, CPU_SEEDS + 1, 2 * CPU_SEEDS + 3])
+def test_each_seed_is_computed_as_if_alone(num_seeds: int):
+    """One alone, some together, and more than that in turns, with a last turn of fewer."""
+
+    def program(key: jax.Array, table: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
+        noise = jax.random.normal(jax.random.fold_in(key, step), table["weights"].shape)
+        return {
+            "weights": table["weights"] @ table["weights"].T + noise @ noise.T,
+            "count": table["count"] + step,
+        }
+
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    table = {
+        "weights": jnp.arange(num_seeds * 6, dtype=jnp.float32).reshape(num_seeds, 2, 3),
+        "count": jnp.arange(num_seeds),
+    }
+    together = jax.jit(each_seed(program, (0, 0, None)))(jax.random.clone(keys), table, 7)
+    for i in range(num_seeds):
+        alone = program(keys[i], jax.tree.map(lambda leaf, i=i: leaf[i], table), jnp.asarray(7))
+        for name, expected in alone.items():
+            np.testing.assert_allclose(together[name][i], expected, rtol=1e-6)

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import base64
-import csv
-import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import agents
-from qsm import cli, statistics
-from qsm.config import RunConfig
+from qsm import cli, figures, statistics
 from qsm.errors import UserError
 from qsm.report import report
-from qsm.results import Comparison, gather, read_reference
-from qsm.rundir import RunDir, resolved_config, run_path
-
-STEPS = 30_000
+from qsm.results import Comparison, gather, hours_of
+from tests.run_folders import STEPS, add, leave_undrawn, line, table
 
 
 @pytest.fixture(autouse=True)
@@ -28,31 +20,9 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 20)
 
 
-def add(
-    root: Path,
-    agent: str,
-    task: str,
-    seed: int,
-    returns: Mapping[int, float],
-    backend: str = "dm_control",
-    name: str | None = None,
-    **options: int,
-) -> RunDir:
-    """A run folder with these evaluations."""
-    config = RunConfig(seed=seed, steps=STEPS, **options)  # type: ignore[arg-type]
-    resolved = resolved_config(agent, task, backend, agents.config_class(agent)(), config)
-    run = RunDir.create_or_open(run_path(backend, task, agent, seed, name, root), resolved, ["qsm"])
-    run.record_start("cpu")
-    lines = [f"{step},{value}" for step, value in returns.items()]
-    run.eval_csv.write_text("\n".join(["step,return_mean", *lines, ""]))
-    run.train_csv.write_text(f"step,loop/steps_per_second\n1000,{100 + seed}\n2000,{200 + seed}\n3000,\n")
-    finished = STEPS in returns
-    run.write_status("finished" if finished else "preempted", max(returns, default=0), STEPS)
-    return run
-
-
-def line(slope: float) -> dict[int, float]:
-    return {step: slope * step / STEPS for step in range(0, STEPS + 1, 10_000)}
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_undrawn(monkeypatch)
 
 
 @pytest.fixture
@@ -66,11 +36,6 @@ def bench(tmp_path: Path) -> Path:
     add(root, "td3", "walker-run", 0, {0: 1.0, 10_000: 9.0})
     add(root, "td3", "walker-run", 2, line(200))
     return root
-
-
-def table(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as rows:
-        return list(csv.DictReader(rows))
 
 
 class Links(HTMLParser):
@@ -113,12 +78,13 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(
     assert "2 of 12 runs have no evaluation at step 30,000" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_numbers_are_those_of_the_runs(bench: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     assert cli.main(["report", str(bench), "--out", str(out)]) == 0
     page = (out / "index.html").read_text()
     assert "<td>cheetah-run</td><td>301 ± 1 (3)</td><td>101 ± 1 (3)</td>" in page
-    assert "<td>walker-run</td><td>501 ± 1 (3)</td><td>200 (1)</td>" in page
+    assert "<td>walker-run</td><td>501 ± 1 (3)</td><td>200 (1 of 3)</td>" in page
     evaluations = table(out / "data" / "dm_control_evaluations.csv")
     assert len(evaluations) == 10 * 4 + 2
     assert {"task": "walker-run", "agent": "td3", "seed": "0", "step": "10000", "return": "9"} in evaluations
@@ -131,13 +97,19 @@ def test_the_numbers_are_those_of_the_runs(bench: Path, tmp_path: Path) -> None:
         (row["agent"], row["statistic"]): row for row in table(out / "data" / "dm_control_aggregates.csv")
     }
     assert float(bars["qsm", "mean"]["value"]) == pytest.approx((0.301 + 0.501) / 2)
-    assert float(bars["td3", "mean"]["value"]) == pytest.approx((0.1 + 0.101 + 0.102 + 0.2) / 4, abs=1e-5)
+    # Three seeds on one task and one on the other weigh the same.
+    assert float(bars["td3", "mean"]["value"]) == pytest.approx((0.101 + 0.2) / 2, abs=1e-5)
+    assert float(bars["td3", "IQM"]["value"]) == pytest.approx(
+        (0.101 / 12 + 0.102 / 6 + 0.2 / 4) * 2, abs=1e-5
+    )
     [pair] = table(out / "data" / "dm_control_improvement.csv")
-    assert (pair["agent"], pair["over"], pair["value"], pair["low"]) == ("qsm", "td3", "1", "1")
+    # td3 has one seed on walker-run, which is no certainty.
+    assert (pair["agent"], pair["over"], pair["value"], pair["low"]) == ("qsm", "td3", "1", "")
     speeds = table(out / "data" / "dm_control_speed.csv")
     assert [(row["agent"], row["steps_per_second"]) for row in speeds] == [("qsm", "151"), ("td3", "151")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_simulators_share_no_table_and_no_figure(tmp_path: Path) -> None:
     root, out = tmp_path / "runs", tmp_path / "report"
     add(root, "sac", "cheetah-run", 0, line(100))
@@ -150,6 +122,7 @@ def test_two_simulators_share_no_table_and_no_figure(tmp_path: Path) -> None:
     assert len(table(out / "data" / "mjx_evaluations.csv")) == len(line(1))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_different_settings_are_marked(tmp_path: Path) -> None:
     root, out = tmp_path / "runs", tmp_path / "report"
     add(root, "sac", "cheetah-run", 0, line(100))
@@ -197,65 +170,63 @@ def test_aggregates_are_over_tasks_that_every_agent_has_and_steps_that_all_runs_
     assert Comparison(alone).common_tasks() == ["cheetah-run"]
 
 
-REFERENCE = """source,path,task,env_steps,algo,mean,std,n_seeds,action_repeat
-there,x,cheetah-run,10000,SAC,50,10,5,1
-there,x,cheetah-run,30000,SAC,90,10,5,1
-elsewhere,x,cheetah-run,30000,SAC,200,,10,2
-few,x,cheetah-run,30000,SAC,1000,0,2,1
-"""
-
-
-def test_published_curves_are_drawn_with_their_sources(bench: Path, tmp_path: Path) -> None:
-    file, out = tmp_path / "reference.csv", tmp_path / "report"
-    file.write_text(REFERENCE)
-    found = read_reference(file)
-    assert found[0].points == {10_000: (50.0, 10.0), 30_000: (90.0, 10.0)} and found[0].seeds == 5
-    assert np.isnan(found[1].points[30_000][1])
-    assert cli.main(["report", str(bench), "--out", str(out), "--reference", str(file)]) == 0
-    page = (out / "index.html").read_text()
-    assert "elsewhere (action repeat 2); there (action repeat 1)" in page and "few (" not in page
-
-
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("words", "said"),
     [
-        ("", "lacks the column 'source'"),
-        ("source,task\n", "lacks the column 'env_steps'"),
-        (REFERENCE.replace("90,10,5", "much,10,5"), "line 3: could not convert"),
-        (REFERENCE.replace("90,10,5", "90,10,"), "line 3: invalid literal"),
-        (REFERENCE + "short,row\n", "line 6"),
-        ("\0", "reference"),
+        (["nowhere"], "No folder"),
+        (["{tmp}/empty"], "no evaluated run"),
+        (["{tmp}/runs", "--reference", "nowhere.csv"], "cannot be read"),
+        (
+            ["{tmp}/runs", "--at-step", "7"],
+            "--at-step is 7, where no run has an evaluation; there are some at 0; 10,000;",
+        ),
+        (["{tmp}/runs", "--out", "{tmp}/file"], "which is a file; name a folder for the page"),
+        (["{tmp}/runs", "--out", "{tmp}/file/below"], "is a file; name a folder for the page"),
+        (["{tmp}/runs", "--out", "/proc/report"], "choose a folder that you may write to with --out"),
     ],
 )
-def test_a_wrong_reference_is_told_in_one_line(tmp_path: Path, content: str, complaint: str) -> None:
-    file = tmp_path / "reference.csv"
-    file.write_text(content)
-    with pytest.raises(UserError, match=re.escape(complaint)):
-        read_reference(file)
-
-
-@pytest.mark.parametrize(
-    "words", [["nowhere"], ["{tmp}"], ["{tmp}", "--reference", "nowhere.csv"], ["--at-step", "5"]]
-)
 def test_mistakes_are_told_and_leave_no_page(
-    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    add(tmp_path / "runs", "sac", "cheetah-run", 0, line(1))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["report", *(word.format(tmp=tmp_path) for word in words)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / "report").exists()
+    [told] = capsys.readouterr().err.splitlines()
+    assert said in told and "run folder" not in told and not (tmp_path / "report").exists()
 
 
-def test_runs_are_compared_at_the_steps_that_most_of_them_were_to_train_for(bench: Path) -> None:
+def test_of_many_steps_the_first_and_the_last_are_named(tmp_path: Path) -> None:
+    add(tmp_path, "sac", "cheetah-run", 0, line(1, 500_000), steps=500_000)
+    with pytest.raises(UserError, match=r"0; 10,000; 20,000; .*\.\.\..* 490,000; 500,000$") as error:
+        report([tmp_path], tmp_path / "report", step=7)
+    assert len(str(error.value)) < 250
+
+
+def test_a_report_at_step_0_is_drawn(bench: Path, tmp_path: Path) -> None:
+    """Warnings of matplotlib would fail it."""
+    assert "Return at step 0" in report([bench], tmp_path / "report", step=0).read_text()
+
+
+def test_runs_are_compared_at_the_length_that_most_of_them_have_reached(bench: Path) -> None:
     results = gather([bench])[0]
     longer = [
-        one._replace(config={**one.config, "run_config": {**one.config["run_config"], "steps": 10**6}})
+        one._replace(config={**one.config, "run_config": {**one.config["run_config"], "steps": 40_000}})
         for one in results
     ]
-    assert Comparison([*results[1:], longer[0]]).step == STEPS
-    assert Comparison([results[0], *longer[1:]]).step == 10**6
+    assert Comparison([results[0], *longer[1:]]).step == STEPS  # none of them is there yet
+    reached = [one._replace(returns={**one.returns, 40_000: 1.0}) for one in longer]
+    assert Comparison([*results[:6], *reached[6:]]).step == STEPS
+    assert Comparison(reached).step == 40_000
     assert Comparison(longer, step=7).step == 7
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_videos_are_of_the_median_seed_and_one_that_cannot_be_made_is_told(
     bench: Path, tmp_path: Path
 ) -> None:
@@ -285,3 +256,116 @@ def test_the_median_of_an_even_number_is_the_lower_one(tmp_path: Path) -> None:
     comparison = Comparison(gather([tmp_path])[0])
     median = comparison.median("fish-swim", "sac")
     assert median is not None and median.seed == 3 and comparison.median("fish-swim", "td3") is None
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_seed_has_no_interval_anywhere_and_the_page_says_which(bench: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    page = report([bench], out).read_text()
+    assert "One seed says nothing of others" in page and "<li>td3 on walker-run</li>" in page
+    assert "Hollow: no interval" in page
+    for name in ("aggregates", "sample_efficiency", "profile", "time_efficiency"):
+        for row in table(out / "data" / f"dm_control_{name}.csv"):
+            assert bool(row["low"]) == bool(row["high"]) == (row["agent"] == "qsm")
+    figure, _ = figures.aggregates(Comparison(gather([bench])[0]))
+    faces = [str(one.get_markerfacecolor()) for one in figure.axes[0].lines if one.get_marker() in ("o", "D")]
+    assert faces == ["#0072B2", "white"]
+    alone = tmp_path / "alone"
+    add(alone, "sac", "cheetah-run", 0, line(1))
+    add(alone, "sac", "cheetah-run", 1, line(2))
+    assert "One seed says" not in (whole := report([alone], out).read_text()) and "Hollow" not in whole
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_curves_of_several_lengths_are_drawn_to_their_own_ends(tmp_path: Path) -> None:
+    root, out = tmp_path / "runs", tmp_path / "report"
+    for seed in (0, 1):
+        add(root, "qsm", "cheetah-run", seed, line(100))
+        add(root, "sac", "cheetah-run", seed, line(100, 60_000), steps=60_000)
+    add(root, "sac", "cheetah-run", 2, line(100, 50_000), steps=60_000)
+    page = report([root], out).read_text()
+    for name in ("cheetah-run", "sample_efficiency"):
+        curves = table(out / "data" / f"dm_control_{name}.csv")
+        ends = {agent: max(int(r["step"]) for r in curves if r["agent"] == agent) for agent in ("qsm", "sac")}
+        assert ends == {"qsm": 30_000, "sac": 50_000}
+    assert "several lengths (30,000, 60,000 steps)" in page and "Return at step 30,000" in page
+    assert "compare at step 30,000, and at another with --at-step" in page
+    assert "Marked rows differ between agents or runs: steps. All runs are compared at step 30,000." in page
+    figure, _ = figures.learning_curves(Comparison(gather([root])[0]), "cheetah-run")
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(60_000, rel=0.02)  # the faint seeds go on
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_without_an_evaluation_are_missing_cells(bench: Path, tmp_path: Path) -> None:
+    run = add(bench, "qsm", "walker-run", 3, {})
+    run.write_status("failed", 12, STEPS, message="disk full\nand more")
+    add(bench, "td3", "walker-run", 3, {}).eval_csv.unlink()
+    add(bench, "sac", "fish-swim", 0, {}).write_status("interrupted", 0, STEPS)
+    page = report([bench], tmp_path / "report").read_text()
+    assert "walker-run qsm seed 3: no evaluation yet (failed: disk full and more)" in page
+    assert "walker-run td3 seed 3: no evaluation yet (preempted)" in page
+    assert "fish-swim sac seed 0: no evaluation yet (interrupted)" in page and "Left out" not in page
+    assert '<td>fish-swim</td><td class="missing">missing (0 of 4)</td>' in page
+    assert "<td>501 ± 1 (3 of 4)</td>" in page
+    # What has no score anywhere keeps nothing from being put together.
+    bars = table(tmp_path / "report" / "data" / "dm_control_aggregates.csv")
+    assert {row["agent"] for row in bars} == {"qsm", "td3"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_seeds_that_are_expected_and_were_never_begun_are_missing(tmp_path: Path) -> None:
+    for seed in (5, 7):
+        add(tmp_path, "sac", "cheetah-run", seed, line(9))
+    out = tmp_path / "report"
+    assert cli.main(["report", str(tmp_path), "--out", str(out), "--seeds", "4"]) == 0
+    page = (out / "index.html").read_text()
+    assert "2 of 4 runs have no evaluation" in page and "(2 of 4)" in page
+    assert "cheetah-run sac seed 6: not trained" in page and "cheetah-run sac seed 8: not trained" in page
+    assert "(2)" in report([tmp_path], tmp_path / "report", seeds=1).read_text()
+
+
+def test_hours_are_of_training_and_evaluation() -> None:
+    rate = "loop/steps_per_second"
+    training = [
+        {"step": 1000.0},
+        {"step": 2000.0, rate: 100.0},
+        {"step": 3000.0},
+        {"step": 4000.0, rate: 50.0},
+    ]
+    evaluations = [{"step": step, "seconds": 5.0} for step in (0.0, 1500.0, 4000.0, 5000.0)]
+    found = hours_of(training, evaluations)
+    assert found == pytest.approx({0: 5 / 3600, 1500: 25 / 3600, 4000: (10 + 10 + 20 + 20 + 15) / 3600})
+    assert (
+        hours_of(training, [{"step": 0.0, "return_mean": 1.0}]) == {} and hours_of([], evaluations[1:]) == {}
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_speeds_are_told_apart_by_hardware(tmp_path: Path) -> None:
+    root, out = tmp_path / "runs", tmp_path / "report"
+    for seed in (0, 1):
+        add(root, "sac", "cheetah-run", seed, line(100), processor="Fast")
+    page = report([root], out).read_text()
+    assert "as loaded as it was" in page and "On cpu, Fast, " in page
+    curve = table(out / "data" / "dm_control_time_efficiency.csv")
+    # 10,000 steps at 100 and at 101 a second, and two evaluations of 36 s.
+    hours = ((10_000 / 100 + 10_000 / 101) / 2 + 72) / 3600
+    assert float(curve[1]["hours"]) == pytest.approx(hours, rel=1e-4)
+    add(root, "sac", "cheetah-run", 2, line(100), processor="Slow")
+    page = report([root], tmp_path / "both").read_text()
+    rows = table(tmp_path / "both" / "data" / "dm_control_speed.csv")
+    assert [(row["hardware"].split(", ")[1], row["runs"], row["timed"]) for row in rows] == [
+        ("Fast", "2", "2"),
+        ("Slow", "1", "1"),
+    ]
+    assert "several kinds of hardware" in page
+    assert not (tmp_path / "both" / "data" / "dm_control_time_efficiency.csv").exists()
+
+
+def test_figures_fit_a_phone_and_no_legend_covers_a_curve(bench: Path) -> None:
+    comparison = Comparison(gather([bench])[0])
+    bars, _ = figures.aggregates(comparison)
+    assert len(bars.axes) == 4 and len({round(axes.get_position().x0, 2) for axes in bars.axes}) == 2
+    for draw in (figures.sample_efficiency, figures.profile, figures.time_efficiency):
+        figure, _ = draw(comparison)
+        assert figure.axes[0].get_legend() is None and len(figure.legends) == 1

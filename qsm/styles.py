@@ -1,0 +1,120 @@
+"""How agents look in every figure of `qsm report`: told apart in print and by colour-blind readers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+WIDTH = 5.2
+"""Inches of a figure: text of 10 points stays readable where the figure is as wide as a phone."""
+RC: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "qsm",  # the same file for the same numbers
+}
+
+
+class Look(NamedTuple):
+    """Of one agent."""
+
+    colour: str
+    dashes: Any
+    marker: str
+
+    def line(self) -> dict[str, Any]:
+        """Arguments of `Axes.plot` for a curve."""
+        return {"color": self.colour, "linestyle": self.dashes, "linewidth": 2}
+
+
+# Okabe and Ito's palette; lines differ in dashes as well, and points in their form.
+AGENTS = {
+    "qsm": Look("#0072B2", "-", "o"),
+    "qsm-clean": Look("#D55E00", "--", "s"),
+    "sac": Look("#009E73", "-.", "^"),
+    "td3": Look("#CC79A7", ":", "D"),
+}
+COLOURS = ("#E69F00", "#56B4E9", "#000000", "#8C8C00", "#7F3C8D", "#8B4A2B")
+DASHES = ((0, (8, 1.5)), (0, (2, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 2, 2, 2, 2, 2)), (0, (4, 4)))
+MARKERS = ("v", "P", "X", "<", ">", "p")
+
+
+def look_of(agent: str) -> Look:
+    """The look of `agent`, which depends on its label only: the same in every figure and every report.
+
+    Variants take theirs by a hash of the label, so two of them may have one colour (`collisions`).
+    """
+    if agent in AGENTS:
+        return AGENTS[agent]
+    drawn = hashlib.sha256(agent.encode()).digest()
+    return Look(
+        COLOURS[drawn[0] % len(COLOURS)], DASHES[drawn[1] % len(DASHES)], MARKERS[drawn[2] % len(MARKERS)]
+    )
+
+
+def collisions(agents: Sequence[str]) -> list[str]:
+    """A sentence on each pair of `agents` with the same colour, and what tells them apart."""
+    lines = []
+    for i, one in enumerate(agents):
+        for other in agents[i + 1 :]:
+            a, b = look_of(one), look_of(other)
+            if a.colour != b.colour:
+                continue
+            apart = [
+                name
+                for name, differs in (("dashes", a.dashes != b.dashes), ("markers", a.marker != b.marker))
+                if differs
+            ]
+            told = (
+                f"{' and '.join(apart)} tell them apart" if apart else "nothing tells them apart: rename one"
+            )
+            lines.append(f"{one} and {other} have the same colour; {told}.")
+    return lines
+
+
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """`draw` with the style of the report."""
+
+    def inside(*arguments: Any, **options: Any) -> Any:
+        with matplotlib.rc_context(RC):
+            return draw(*arguments, **options)
+
+    return inside
+
+
+def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure of one panel, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def step_axis(axes: Axes, last: float) -> None:
+    """Environment steps from 0 to `last`, in thousands."""
+    last = max(last, 1)
+    axes.set_xlim(-0.015 * last, 1.015 * last)  # so that no marker is cut off
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
+    axes.set_xlabel("environment steps")
+
+
+def legend_below(figure: Figure, ours: Sequence[Any], published: Sequence[Any] = ()) -> None:
+    """A legend under the panel, where it covers no curve: our agents, and in a column of its own what is published."""
+    if not ours and not published:
+        return
+    columns = 2 if published or len(ours) > 1 else 1
+    handles = list(ours)
+    if published:
+        # Filled column by column: the shorter one is filled up with nothing.
+        rows = max(len(ours), len(published))
+        nothing = Line2D([], [], linestyle="none", label=" ")
+        handles += [nothing] * (rows - len(ours)) + list(published) + [nothing] * (rows - len(published))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, handlelength=3)

@@ -1,0 +1,76 @@
+"""Run folders for the tests of `qsm report`, with evaluations and speeds as they are given."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+import agents
+from qsm import statistics
+from qsm.config import MjxRunConfig, RunConfig
+from qsm.rundir import RunDir, resolved_config, run_path
+
+STEPS = 30_000
+
+
+def add(
+    root: Path,
+    agent: str,
+    task: str,
+    seed: int,
+    returns: Mapping[int, float],
+    backend: str = "dm_control",
+    name: str | None = None,
+    agent_options: Mapping[str, Any] | None = None,
+    processor: str | None = None,
+    **options: Any,
+) -> RunDir:
+    """A run folder with these evaluations, each of 36 seconds."""
+    kind = MjxRunConfig if backend == "mjx" else RunConfig
+    given: dict[str, Any] = {"seed": seed, "steps": STEPS} | options
+    config = kind(**given)
+    resolved = resolved_config(
+        agent, task, backend, agents.config_class(agent)(**agent_options or {}), config
+    )
+    run = RunDir.create_or_open(run_path(backend, task, agent, seed, name, root), resolved, ["qsm"])
+    run.record_start("cpu")
+    if processor is not None:
+        file = run.path / "provenance.json"
+        file.write_text(
+            json.dumps([start | {"processor": processor} for start in json.loads(file.read_text())])
+        )
+    lines = [f"{step},{value},36" for step, value in returns.items()]
+    run.eval_csv.write_text("\n".join(["step,return_mean,seconds", *lines, ""]))
+    rows = [
+        f"{step},{100 + seed if step < 20_000 else 200 + seed}"
+        for step in range(10_000, config.steps, 10_000)
+    ]
+    run.train_csv.write_text(
+        "\n".join(["step,loop/steps_per_second", "5000,", *rows, f"{config.steps},", ""])
+    )
+    finished = config.steps in returns
+    run.write_status("finished" if finished else "preempted", max(returns, default=0), config.steps)
+    return run
+
+
+def line(slope: float, steps: int = STEPS) -> dict[int, float]:
+    """Evaluations every 10,000 steps that reach `slope` at step `STEPS`."""
+    return {step: slope * step / STEPS for step in range(0, steps + 1, 10_000)}
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with file.open(newline="") as rows:
+        return list(csv.DictReader(rows))
+
+
+def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has no figure drawn, which takes most of a report's time; their numbers are the same."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: file.write(b"<svg/>"))
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
