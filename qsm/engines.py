@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from qsm.benchmark import Job
+from qsm.errors import first_line
 from qsm.files import remove_quietly
 
 GRACE = 120.0
-"""Seconds that a training may take to save when the benchmark is stopped; then it is killed."""
+"""Seconds that trainings may take to save when the benchmark is stopped; then they are killed."""
 PREEMPTED = 128 + signal.SIGTERM
 """Exit status of a training that was stopped by SIGTERM and saved."""
 
@@ -28,7 +30,7 @@ class Outcome(NamedTuple):
 
     job: Job
     status: int
-    reason: str  # the last line that it printed, where it failed
+    reason: str  # why it failed, with the last line that it printed
 
 
 Command = Callable[[Job], list[str]]
@@ -48,7 +50,7 @@ class Engine(Protocol):
         """What is being trained."""
         ...
 
-    def run(self, jobs: Sequence[Job], tick: Callable[[], None], interval: float = 1.0) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], tick: Callable[[], None], interval: float = 1.0) -> Generator[Outcome]:
         """Trains `jobs` and yields how each ended, as they do.
 
         Args:
@@ -87,7 +89,8 @@ class LocalEngine:
             share = cores[slot * len(cores) // self.jobs : (slot + 1) * len(cores) // self.jobs]
             self._cores.put(set(share or [cores[slot % len(cores)]]))
         self._command = command
-        self._lock = threading.Lock()
+        # A second Ctrl-C calls `kill` in the main thread, wherever that is: it may hold the lock already.
+        self._lock = threading.RLock()
         self._processes: dict[Job, subprocess.Popen[bytes]] = {}
         self._stopping = False
 
@@ -95,10 +98,14 @@ class LocalEngine:
         with self._lock:
             return list(self._processes)
 
-    def run(self, jobs: Sequence[Job], tick: Callable[[], None], interval: float = 1.0) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], tick: Callable[[], None], interval: float = 1.0) -> Generator[Outcome]:
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            pending = {pool.submit(self._train, job) for job in jobs}
+            pending: set[concurrent.futures.Future[Outcome]] = set()
             try:
+                for (
+                    job
+                ) in jobs:  # Ctrl-C may come here too, and the pool would wait for what has been submitted
+                    pending.add(pool.submit(self._train, job))
                 while pending:
                     done, pending = concurrent.futures.wait(
                         pending, interval, concurrent.futures.FIRST_COMPLETED
@@ -118,9 +125,10 @@ class LocalEngine:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE  # of all of them: they save at the same time
         for process in processes:
             try:
-                process.wait(GRACE)
+                process.wait(max(deadline - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -128,12 +136,15 @@ class LocalEngine:
         with self._lock:
             self._stopping = True
             for process in self._processes.values():
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
 
     def _train(self, job: Job) -> Outcome:
         cores = self._cores.get()
-        _pin(cores)
         try:
+            if self._stopping:
+                return Outcome(job, PREEMPTED, "")
+            _pin(cores)
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("wb") as output:
                 with self._lock:
@@ -145,23 +156,28 @@ class LocalEngine:
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,
-                        env=os.environ | thread_variables(len(cores)) | self._device_variables(),
+                        env=os.environ | thread_variables(len(cores)) | device_variables(self.jobs > 1),
                         start_new_session=True,
                     )
                     self._processes[job] = process
                 status = process.wait()
         except OSError as error:
-            return Outcome(job, 1, f"{error.strerror or error}")
+            return Outcome(job, 1, not_begun(job.log, error))
         finally:
             with self._lock:
                 self._processes.pop(job, None)
             self._cores.put(cores)
         return Outcome(job, status, close_log(job.log, status))
 
-    def _device_variables(self) -> dict[str, str]:
-        """Several processes share an accelerator only if none of them takes most of its memory at once."""
-        name = "XLA_PYTHON_CLIENT_PREALLOCATE"
-        return {name: os.environ.get(name, "false")} if self.jobs > 1 else {}
+
+def device_variables(shared: bool) -> dict[str, str]:
+    """Variables for a process whose accelerator is `shared` with others.
+
+    JAX takes most of the memory at its start otherwise, and the second process finds none; whoever has set the
+    variable keeps it.
+    """
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    return {name: os.environ.get(name, "false")} if shared else {}
 
 
 def thread_variables(cores: int) -> dict[str, str]:
@@ -171,8 +187,13 @@ def thread_variables(cores: int) -> dict[str, str]:
     return single | {"OMP_NUM_THREADS": str(cores)}
 
 
+def was_preempted(status: int) -> bool:
+    """Whether SIGTERM ended it: it has saved, or had nothing to save yet."""
+    return status in (PREEMPTED, -signal.SIGTERM)
+
+
 def close_log(log: Path, status: int) -> str:
-    """The last line of a training that failed; the log of one that did not is removed, for the run keeps its own."""
+    """Why a training failed, with its last line; the log of one that did not is removed, for the run keeps its own."""
     if status == 0:
         remove_quietly(log)
         return ""
@@ -180,10 +201,25 @@ def close_log(log: Path, status: int) -> str:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1][:300] if lines else "it said nothing"
+    last = lines[-1][:300] if lines else "it said nothing"
+    return last if status > 0 else f"killed by {_signal_name(-status)}; the last it said: {last}"
+
+
+def not_begun(log: Path, error: OSError) -> str:
+    """Why a training could not be started, with the file that was in the way."""
+    return f"{error.filename or log}: {first_line(error)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    return f"{name} (as where memory runs out)" if name == "SIGKILL" else name
 
 
 def _pin(cores: set[int]) -> None:
     """Keeps the calling thread to `cores`, and so the processes that it starts, from their first instruction."""
-    if hasattr(os, "sched_setaffinity"):
+    # Cores may have been taken from us since; a training that is not pinned is slower and no worse.
+    with contextlib.suppress(AttributeError, OSError):
         os.sched_setaffinity(0, cores)

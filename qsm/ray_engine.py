@@ -11,21 +11,37 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import urllib.parse
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from qsm import lock
 from qsm.benchmark import Job
-from qsm.engines import GRACE, PREEMPTED, Command, Outcome, close_log, thread_variables, train_command
+from qsm.engines import (
+    GRACE,
+    PREEMPTED,
+    Command,
+    Outcome,
+    close_log,
+    device_variables,
+    not_begun,
+    thread_variables,
+    train_command,
+    was_preempted,
+)
 from qsm.errors import UserError, first_line
 from qsm.files import read_json
 
 RETRIES = 100
 """How often a training is begun again because its worker or machine was lost or preempted."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds within which the machine at an address must take a connection."""
+CLIENT_PORT = 10_001  # of ray://HOST
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -56,9 +72,12 @@ class RayEngine:
     ) -> None:
         self._ray = ray = _import_ray()
         if not ray.is_initialized():
+            if address == "auto":  # as Ray does, so that it is known which address answers or not
+                address = os.environ.get("RAY_ADDRESS") or address
             try:
+                _reach(address)
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"no Ray cluster at {address!r} ({first_line(error)}). Start one with: ray start --head, or name "
                     "its address with --ray-address"
@@ -69,6 +88,7 @@ class RayEngine:
         self.jobs = jobs or max(int(min(rooms)), 1)
         self._limit = jobs
         self._cpus = cpus
+        self._shared = gpus < 1  # several trainings may be given one device
         self._command = command
         # One process a task: what a training leaves in its worker would be the next one's.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": RETRIES}
@@ -79,7 +99,7 @@ class RayEngine:
         """The jobs whose runs say that they are being trained."""
         return [job for job in self._tasks.values() if any(_says_running(cell.path) for cell in job.cells)]
 
-    def run(self, jobs: Sequence[Job], tick: Callable[[], None], interval: float = 1.0) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], tick: Callable[[], None], interval: float = 1.0) -> Generator[Outcome]:
         ray, waiting = self._ray, list(reversed(jobs))
         try:
             while waiting or self._tasks:
@@ -88,7 +108,7 @@ class RayEngine:
                     job = waiting.pop()
                     paths = [str(cell.path.absolute()) for cell in job.cells]
                     log = str(job.log.absolute())
-                    task = self._train.remote(self._command(job), paths, log, self._cpus)
+                    task = self._train.remote(self._command(job), paths, log, self._cpus, self._shared)
                     self._tasks[task] = job
                 done, _ = ray.wait(list(self._tasks), timeout=interval)
                 for task in done:
@@ -123,13 +143,17 @@ class RayEngine:
         return Outcome(job, status, reason)
 
 
-def train_here(command: Sequence[str], paths: Sequence[str], log: str, cpus: int) -> tuple[int, str]:
-    """The task: trains in a process of this machine; its exit status and, where it failed, its last line.
+def train_here(
+    command: Sequence[str], paths: Sequence[str], log: str, cpus: int, shared: bool = False
+) -> tuple[int, str]:
+    """The task: trains in a process of this machine; its exit status and why it failed, where it did.
 
     Args:
       command: for the Python of this machine, whatever the first word is.
       paths: folders of the runs.
       log: file for what the training prints.
+      cpus: cores that are its own.
+      shared: whether other trainings may have its accelerator too.
 
     Raises:
       Preempted: it was stopped and has saved.
@@ -138,16 +162,16 @@ def train_here(command: Sequence[str], paths: Sequence[str], log: str, cpus: int
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _wait_for_former(paths)
     file = Path(log)
-    file.parent.mkdir(parents=True, exist_ok=True)
     process: subprocess.Popen[bytes] | None = None
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, *command[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | thread_variables(cpus),
+                env=os.environ | thread_variables(cpus) | device_variables(shared),
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
@@ -163,7 +187,9 @@ def train_here(command: Sequence[str], paths: Sequence[str], log: str, cpus: int
             process.kill()
             status = process.wait()
         return status, ""
-    if status == PREEMPTED:
+    except OSError as error:
+        return 1, not_begun(file, error)
+    if was_preempted(status):
         raise Preempted
     return status, close_log(file, status)
 
@@ -177,6 +203,28 @@ def _import_ray() -> Any:
             f"--engine ray needs Ray ({first_line(error)}). Install it with: pip install 'qsm[cluster]'"
         ) from error
     return ray
+
+
+def _reach(address: str) -> None:
+    """Returns where a machine answers at `address`, or Ray is to look for one; Ray itself tries for minutes.
+
+    Raises:
+      OSError: nothing answers there.
+      ValueError: it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    scheme, found, rest = address.rpartition("://")
+    if found and scheme != "ray":
+        return  # a service that finds the machines by itself
+    try:
+        parts = urllib.parse.urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port or (CLIENT_PORT if found else None)
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise ValueError("an address is HOST:PORT, ray://HOST:PORT, auto or local")
+    socket.create_connection((host, port), ANSWER_TIMEOUT).close()
 
 
 def _wait_for_former(paths: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ import ray
 pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 
 STEPS = 1000
+OPTIONS = ("--random-steps=100",)
 LOOPBACK: dict[str, Any] = {"node_ip_address": "127.0.0.1"}
 TRAIN = """
 import fcntl, json, os, pathlib, signal, sys
@@ -39,8 +41,7 @@ path, behaviour = pathlib.Path(sys.argv[1]), sys.argv[2]
 path.mkdir(parents=True, exist_ok=True)
 owner = (path / ".owner").open("w")
 fcntl.flock(owner, fcntl.LOCK_EX)
-parts = {"agent": "sac", "task": "walker-walk", "backend": "dm_control", "agent_config": {}, "run_config": {}}
-(path / "config.json").write_text(json.dumps({"format": 1} | parts))
+(path / "config.json").write_text(sys.argv[3])
 def write(name, value):
     (path / (name + ".tmp")).write_text(json.dumps(value))
     (path / (name + ".tmp")).rename(path / name)
@@ -48,6 +49,7 @@ def status(state, step, message=""):
     write("status.json", {"state": state, "step": step, "steps": 1000, "last_return": 5.0, "message": message})
 starts = json.loads((path / "starts.json").read_text()) if (path / "starts.json").exists() else []
 starts.append({"pid": os.getpid(), "parent": os.getppid(), "threads": os.environ["OMP_NUM_THREADS"]})
+starts[-1]["preallocate"] = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "not set")
 write("starts.json", starts)
 if behaviour == "fails":
     print("something first", "qsm: error: the reason", sep="\\n", file=sys.stderr)
@@ -83,15 +85,20 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def grid(tmp_path: Path) -> Callable[[int], Grid]:
-    return lambda seeds: Grid([parse_agent("sac")], ["walker-walk"], range(seeds), STEPS, tmp_path)
+    def make(seeds: int) -> Grid:
+        return Grid([parse_agent("sac")], ["walker-walk"], range(seeds), STEPS, tmp_path, options=OPTIONS)
+
+    return make
 
 
-def engine(behaviour: Callable[[int], str], jobs: int | None = None) -> RayEngine:
+def engine(behaviour: Callable[[int], str], jobs: int | None = None, gpus: float = 0.0) -> RayEngine:
     def command(job: Job) -> list[str]:
         first = job.cells[0]
-        return [sys.executable, "-c", TRAIN, str(first.path), behaviour(first.seed)]
+        whole = Grid([first.spec], [first.task], [first.seed], STEPS, Path(), options=OPTIONS)
+        config = json.dumps(whole.configuration(first))
+        return [sys.executable, "-c", TRAIN, str(first.path), behaviour(first.seed), config]
 
-    return RayEngine(jobs=jobs, command=command)
+    return RayEngine(jobs=jobs, gpus=gpus, command=command)
 
 
 def starts(path: Path) -> list[dict[str, Any]]:
@@ -118,6 +125,17 @@ def test_a_grid_is_filled_and_a_failed_training_stops_no_other(
     cells = grid(3).cells()
     assert [len(starts(cell.path)) for cell in cells] == [1, 1, 1]
     assert starts(cells[0].path)[0]["threads"] == "1"
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0.25, "false"), (1.0, "not set")])
+def test_trainings_that_share_a_gpu_leave_memory_to_each_other(
+    gpus: float, expected: str, cluster: Any, grid: Callable[[int], Grid]
+) -> None:
+    made = engine(lambda seed: "finishes", gpus=gpus)
+    made._train = made._train.options(num_gpus=0)  # there is none here
+    (outcome,) = made.run(grid(1).jobs(grid(1).cells()), lambda: None, interval=0.05)
+    assert outcome.status == 0
+    assert starts(grid(1).cells()[0].path)[0]["preallocate"] == expected
 
 
 def test_a_killed_worker_is_replaced_and_its_training_saves_and_goes_on(
@@ -181,7 +199,8 @@ def test_a_lost_machine_loses_no_training(cluster: Any, grid: Callable[[int], Gr
 def test_what_goes_wrong_before_the_training_is_told(cluster: Any, grid: Callable[[int], Grid]) -> None:
     (grid(1).folder / "dm_control").write_text("in the way")
     (outcome,) = engine(lambda seed: "finishes").run(grid(1).jobs(grid(1).cells()), lambda: None)
-    assert outcome.status == 1 and "Not a directory" in outcome.reason
+    assert outcome.status == 1
+    assert outcome.reason == f"{grid(1).folder / 'dm_control' / 'walker-walk' / 'sac'}: Not a directory"
 
 
 def test_no_cluster_is_told_in_one_line(
@@ -196,6 +215,60 @@ def test_no_cluster_is_told_in_one_line(
     told = capsys.readouterr().err
     assert "no Ray cluster at 'auto' (Could not find any running Ray instance)" in told
     assert "ray start --head" in told and told.count("\n") == 1
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:{port}", "Connection refused"),
+        ("ray://127.0.0.1:{port}", "Connection refused"),
+        ("nowhere.invalid:6379", ""),
+        ("nowhere", "an address is HOST:PORT"),
+        ("127.0.0.1:port", "an address is HOST:PORT"),
+        ("127.0.0.1:99999", "an address is HOST:PORT"),
+        ("RAY_ADDRESS", "Connection refused"),
+    ],
+)
+def test_an_address_where_nothing_answers_is_told_before_ray_tries(
+    address: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for minutes"))
+    address = address.format(port=closed_port())
+    words = ["bench", "walker-walk", "--engine", "ray", "--out", str(tmp_path)]
+    if address == "RAY_ADDRESS":
+        address = f"127.0.0.1:{closed_port()}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    else:
+        words += ["--ray-address", address]
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert f"no Ray cluster at '{address}' ({reason}" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "local", "127.0.0.1:{port}", "ray://127.0.0.1:{port}", "own://x"]
+)
+def test_an_address_that_answers_is_left_to_ray(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: seen.append(address))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = address.format(port=server.getsockname()[1])
+        assert RayEngine(address).jobs == 3
+    assert seen == [address]
 
 
 def test_a_relative_folder_means_the_same_to_every_worker(
