@@ -140,6 +140,11 @@ class DeviceEnvironment(Protocol):
         """Sizes and timing; `episode_steps` is the time limit in control steps."""
         ...
 
+    @property
+    def step_bytes(self) -> int:
+        """Memory that a step of one environment takes besides its state, about."""
+        ...
+
     def reset(self, key: jax.Array) -> DeviceState:
         """The beginning of an episode, drawn from a typed key; finite."""
         ...

@@ -24,6 +24,7 @@ import functools
 import importlib
 import importlib.util
 import logging
+import math
 import operator
 import warnings
 from types import ModuleType
@@ -144,6 +145,12 @@ class MjxEnvironment:
     def spec(self) -> EnvSpec:
         """Sizes and timing; `episode_steps` counts control steps whatever the action repeat."""
         return self._spec
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of `mjx.Data`, which every step makes anew: more than XLA's temporary arrays of the step."""
+        leaves = jax.tree.leaves(jax.eval_shape(self._make_data))
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
     @property
     def playground(self) -> MjxEnv:

@@ -67,8 +67,12 @@ def render_episode(
     width: int = 480,
     height: int = 360,
     camera: int | str = 0,
+    episode_seed: int | None = None,
 ) -> Video:
     """Writes the video of the first episode of `make_env(task, seed, action_repeat)` under `actions`.
+
+    With `episode_seed`, of the first episode after `reseed(episode_seed)`: of lqr, `seed` draws the system and that one
+    the start.
 
     Plays in real time: one frame for each time step, the FIRST included. A GIF, which shows at most 50 frames
     a second, leaves out steps.
@@ -107,6 +111,7 @@ def render_episode(
             request,
             task=np.array(task),
             seed=np.array(seed),
+            episode_seed=np.array(-1 if episode_seed is None else episode_seed),
             actions=actions,
             action_repeat=np.array(action_repeat),
             size=np.array([width, height]),
@@ -174,6 +179,8 @@ def _replay(request: Mapping[str, np.ndarray], result: str) -> None:
 
     repeat = int(request["action_repeat"])
     environment = dmc.make_env(str(request["task"]), int(request["seed"]), repeat, renderable=True)
+    if (episode_seed := int(request["episode_seed"])) >= 0:
+        environment.reseed(episode_seed)
     width, height = (int(size) for size in request["size"])
     camera = request["camera"].item()
     # The model's off-screen buffer is 640 by 480 in most tasks and cannot grow once the context exists.

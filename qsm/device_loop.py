@@ -57,11 +57,12 @@ class DeviceLoop:
         return self.schedule.increment
 
     def nbytes(self) -> int:
-        """Bytes of the environments of all seeds, those of evaluation included; they are not allocated."""
-        streams = self.learner.streams.environment
-        training = jax.eval_shape(self._reset, streams)
-        evaluation = jax.eval_shape(jax.vmap(lambda key: self.evaluation.reset(key)[0]), streams)
-        return size_of(_without_keys((training, evaluation)))
+        """Bytes of the environments of all seeds, about, those of evaluation included; they are not allocated."""
+        num_envs, num_episodes = self.environment.num_envs, self.evaluation.num_envs
+        training = size_of(_without_keys(jax.eval_shape(self._reset, self.learner.streams.environment)))
+        # In proportion: to trace the reset once more would cost the start a second. The two never step at a time.
+        stepping = self.environment.environment.step_bytes * max(num_envs, num_episodes)
+        return -(-training * (num_envs + num_episodes) // num_envs) + self.learner.num_seeds * stepping
 
     def begin(self) -> TrainState:
         environment = self._reset(self.learner.streams.environment)

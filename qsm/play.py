@@ -76,7 +76,14 @@ def play(
     if video is not None and record is not None:
         try:
             first = episode_seed(seed, player.step + 1, 0)
-            drawn = render.render_episode(task, first, np.stack(record), video, player.action_repeat)
+            drawn = render.render_episode(
+                task,
+                run.config["run_config"]["seed"],
+                np.stack(record),
+                video,
+                player.action_repeat,
+                episode_seed=first,
+            )
         except (ValueError, RuntimeError) as error:
             raise UserError(str(error)) from error
         result["video"] = str(drawn.path)

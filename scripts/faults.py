@@ -4,7 +4,8 @@
 
 Every case trains through `qsm train` in processes of its own, is disturbed, and is started again with the same command
 until it is finished. It has survived where it then holds, bit for bit, what a training that was left alone holds: rows
-of metrics (but for seconds), learned state, replay buffer, environment. Exit status 1 where one was not.
+of metrics (but for seconds), learned state, replay buffer, environment. Exit status 1 where one was not. A fault that
+came too late, when its training had ended already, does not count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ TRAINING = (
     f"--replay-capacity 1000 --eval-episodes 1 --eval-interval 300 --log-interval {INTERVAL} "
     f"--checkpoint-interval {INTERVAL} --wandb disabled"
 ).split()
+GROUP = [*TRAINING, "--num-seeds", "2"]
+DEVICE = [*TRAINING, "--backend", "mjx", "--num-envs", "4", "--replay-ratio", "1/2"]
 SMALL_FILES = 6_000
 """Bytes that a file may have where the disk is full: rows of metrics can be written, checkpoints cannot."""
 PATIENCE = 900.0
@@ -51,7 +54,7 @@ class Options:
     """Inject faults into real trainings."""
 
     quick: bool = False
-    """Only a kill and a bit that is flipped after it."""
+    """Only SIGTERM, and a kill with a bit that is flipped after it, of one training."""
     only: str | None = None
     """One kind of fault, by the name that the table has for it."""
     kills: int = 4
@@ -63,26 +66,48 @@ class Options:
 
 
 class Training:
-    """One run folder, and how it is trained."""
+    """The runs of one command, and how they are trained.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+      root: where their folders are.
+      arguments: of `qsm`.
+    """
+
+    def __init__(self, root: Path, arguments: Sequence[str] = TRAINING) -> None:
+        self.root = root
+        self.arguments = arguments
         self.output = ""
 
-    def start(self, wrapper: str = "", limit: int | None = None) -> subprocess.Popen[str]:
+    @property
+    def folders(self) -> list[Path]:
+        """Of the runs, as far as they have been made."""
+        return sorted(path.parent for path in self.root.rglob("config.json"))
+
+    @property
+    def folder(self) -> Path:
+        """Of the first run."""
+        return self.folders[0]
+
+    def start(
+        self, wrapper: str = "", limit: int | None = None, wandb: str | None = None
+    ) -> subprocess.Popen[str]:
         """Starts `qsm train`.
 
         Args:
           wrapper: Python that is run before, in the same process.
           limit: bytes that any file may have.
+          wandb: mode in place of `disabled`.
         """
+        arguments = list(self.arguments)
+        if wandb is not None:
+            arguments[arguments.index("--wandb") + 1] = wandb
         if limit is not None:
             wrapper = (
                 f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{wrapper}"
             )
         program = f"{wrapper}\nimport sys\nfrom qsm.cli import main\nsys.exit(main(sys.argv[1:]))\n"
         return subprocess.Popen(
-            [sys.executable, "-c", program, *TRAINING, "--run-dir", str(self.folder)],
+            [sys.executable, "-c", program, *arguments, "--runs", str(self.root)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -101,33 +126,39 @@ class Training:
         """Where the run is, as far as its files tell."""
         try:
             return int(json.loads((self.folder / "status.json").read_text())["step"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, IndexError):
             return 0
-
-    def newest(self) -> Path:
-        """Folder of the newest checkpoint."""
-        names = [path.name for path in (self.folder / "checkpoints").iterdir() if path.name.isdigit()]
-        return self.folder / "checkpoints" / max(names, key=int)
 
     def reach(self, process: subprocess.Popen[str], number: int) -> None:
         """Waits until there are checkpoints from `number` steps on, or the process has ended."""
         began = time.monotonic()
-        checkpoints = self.folder / "checkpoints"
         while process.poll() is None and time.monotonic() - began < PATIENCE:
-            there = checkpoints.iterdir() if checkpoints.is_dir() else ()
-            if any(path.name.isdigit() and int(path.name) >= number for path in there):
+            if any(
+                path.name.isdigit() and int(path.name) >= number for path in self.root.rglob("checkpoints/*")
+            ):
                 return
             time.sleep(0.01)
 
 
+def newest(folder: Path) -> Path:
+    """Folder of the newest checkpoint of a run."""
+    names = [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
+    return folder / "checkpoints" / max(names, key=int)
+
+
 def content(run: Training) -> dict[str, Any]:
-    """All that a run holds but for seconds."""
+    """All that the runs hold but for seconds."""
+    return {
+        f"{folder.name}/{name}": value for folder in run.folders for name, value in _content(folder).items()
+    }
+
+
+def _content(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("train", "eval"):
-        rows = read_csv(run.folder / f"{name}.csv")
-        for row in rows:
+        for row in read_csv(run / f"{name}.csv"):
             found |= {f"{name}/{row['step']:.0f}/{key}": row[key] for key in row if "second" not in key}
-    folder = run.newest()
+    folder = newest(run)
     found["step"] = folder.name
     with ocp.StandardCheckpointer() as checkpointer:
         for part in ("agent", "sums", "environment"):
@@ -136,7 +167,7 @@ def content(run: Training) -> dict[str, Any]:
                 f"{part}/{name}": np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()
             }
     listed = json.loads((folder / "rows" / "metadata").read_text())["segments"]
-    parts = [segments.read(run.folder / "replay", segments.Segment.from_json(one)) for one in listed]
+    parts = [segments.read(run / "replay", segments.Segment.from_json(one)) for one in listed]
     # However the rows are divided over files.
     found |= {name: np.concatenate([getattr(part, name) for part in parts]).tobytes() for name in ROW_FIELDS}
     return found
@@ -148,14 +179,15 @@ Fault = Callable[[Training, random.Random], int]
 
 def kill(run: Training, draw: random.Random, number: int = 1) -> int:
     """kill -9, between checkpoints or in the middle of one."""
+    injected = 0
     for _ in range(number):
         process = run.start()
         before = run.step()
-        run.reach(process, min(STEPS, before + draw.choice((0, INTERVAL, INTERVAL, 2 * INTERVAL))))
+        run.reach(process, before + draw.choice((0, INTERVAL, INTERVAL, 2 * INTERVAL)))
         time.sleep(draw.uniform(0, 0.3))
         process.kill()
-        run.end(process)
-    return number
+        injected += run.end(process) == -signal.SIGKILL
+    return injected
 
 
 def preempt(run: Training, draw: random.Random) -> int:
@@ -165,7 +197,23 @@ def preempt(run: Training, draw: random.Random) -> int:
     process.send_signal(signal.SIGTERM)
     status = run.end(process)
     assert status in (143, 0), f"SIGTERM ended with {status}: {run.output}"
-    return 1
+    return int(status == 143)
+
+
+def preempt_twice(run: Training, draw: random.Random) -> int:
+    """SIGTERM, and once more before it has saved: it ends at once."""
+    wrapper = (
+        "import os, signal\nfrom qsm.session import Session\nsave = Session.save_last\n"
+        "def ask(self, *rest):\n    if self.step < self.config.steps: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    save(self, *rest)\nSession.save_last = ask"
+    )
+    process = run.start(wrapper)
+    run.reach(process, 2 * INTERVAL)
+    process.send_signal(signal.SIGTERM)
+    status = run.end(process)
+    assert status in (143, 0), f"two SIGTERM ended with {status}: {run.output}"
+    assert status == 0 or "Ended at once" in run.output, run.output
+    return 2 * (status == 143)
 
 
 def damage(run: Training, draw: random.Random, change: Callable[[bytes], bytes]) -> int:
@@ -173,13 +221,13 @@ def damage(run: Training, draw: random.Random, change: Callable[[bytes], bytes])
     process = run.start()
     run.reach(process, 3 * INTERVAL)
     process.kill()
-    run.end(process)
-    newest = run.newest()
-    files = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size]
-    files.append(run.folder / "replay" / f"{newest.name}.npz")
+    killed = run.end(process) == -signal.SIGKILL
+    folder = newest(run.folder)
+    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    files.append(run.folder / "replay" / f"{folder.name}.npz")
     file = draw.choice(sorted(files))
     file.write_bytes(change(file.read_bytes()))
-    return 2
+    return 1 + killed
 
 
 def flip(data: bytes) -> bytes:
@@ -211,8 +259,34 @@ def fill_disk(run: Training, draw: random.Random) -> int:
     return 1
 
 
+def fill_and_free_disk(run: Training, draw: random.Random) -> int:
+    """The disk is full for two checkpoints in the middle of the training, and then has room again."""
+    wrapper = (
+        "import resource\nfrom qsm.saver import Saver\nwrite, count, free = Saver._write, [0], resource.RLIM_INFINITY\n"
+        "def limited(self, *rest):\n    count[0] += 1\n"
+        f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({SMALL_FILES} if count[0] in (3, 4) else free, free))\n"
+        "    write(self, *rest)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (free, free))\nSaver._write = limited"
+    )
+    assert run.end(run.start(wrapper)) == 0, run.output
+    assert "checkpoints are being written again" in " ".join(run.output.split()), run.output
+    return 2
+
+
+def break_wandb(run: Training, draw: random.Random) -> int:
+    """wandb raises at every row."""
+    wrapper = (
+        "from qsm import wandb_sink\nclass Run:\n    def log(self, *rest, **more): raise OSError('no route')\n"
+        "wandb_sink.WandbSink._start = lambda self, run, mode: Run()"
+    )
+    process = run.start(wrapper, wandb="offline")
+    assert run.end(process) == 0, run.output
+    assert "wandb is off for the rest of this run" in " ".join(run.output.split()), run.output
+    return 1
+
+
 def break_sink(run: Training, draw: random.Random) -> int:
-    """A file where TensorBoard's folder should be."""
+    """TensorBoard's files cannot be opened."""
     process = run.start("from qsm import metrics\nmetrics.TensorBoardSink._open = lambda self: 1 / 0")
     assert run.end(process) == 0, run.output
     assert "TensorBoard misses rows" in run.output, run.output
@@ -229,20 +303,25 @@ def turn_clock_back(run: Training, draw: random.Random) -> int:
 
 
 CASES: dict[str, Fault] = {
-    "kill -9": lambda run, draw: kill(run, draw),
+    "kill -9": kill,
     "bit flipped": lambda run, draw: damage(run, draw, flip),
     "file torn": lambda run, draw: damage(run, draw, tear),
     "preemption": preempt,
+    "preemption twice": preempt_twice,
     "row of metrics torn": tear_rows,
     "disk full": fill_disk,
-    "sink fails": break_sink,
+    "disk full for a while": fill_and_free_disk,
+    "TensorBoard fails": break_sink,
+    "wandb fails": break_wandb,
     "clock goes back": turn_clock_back,
 }
-QUICK = ("bit flipped",)
+QUICK = ("preemption", "bit flipped")
+OTHERS = {"of two seeds together": GROUP, "of the device loop": DEVICE}
+"""What is killed besides, by what its name has after `kill -9`."""
 
 
 def explode(folder: Path) -> bool:
-    """A simulator that fails at some steps: the run ends, and its metrics count them. Not compared: it differs."""
+    """A simulator that fails at some steps: the run ends, and counts and tells them. Not compared: it differs."""
     run = Training(folder)
     wrapper = (
         "from envs import dmc\nfrom envs.api import SimulationError\nstep, count = dmc.DmcEnvironment.step, [0]\n"
@@ -250,39 +329,45 @@ def explode(folder: Path) -> bool:
         "    return step(self, action)\ndmc.DmcEnvironment.step = fail"
     )
     status = run.end(run.start(wrapper))
-    rates = [row["simulator/failure_rate"] for row in read_csv(folder / "train.csv")]
-    return status == 0 and max(rates) > 0
+    rates = [row["simulator/failure_rate"] for row in read_csv(run.folder / "train.csv")]
+    return (
+        status == 0 and max(rates) > 0 and "the simulation of seed 0 failed" in " ".join(run.output.split())
+    )
 
 
 def main() -> None:
     """Runs the cases and prints a table."""
     options = tyro.cli(Options, description=__doc__)
-    if options.only is not None and options.only not in CASES:
-        sys.exit(f"--only is {options.only!r}; it must be one of: {', '.join(CASES)}")
+    cases = {name: (fault, TRAINING) for name, fault in CASES.items()}
+    cases |= {f"kill -9 {name}": (CASES["kill -9"], arguments) for name, arguments in OTHERS.items()}
+    if options.only is not None and options.only not in cases:
+        sys.exit(f"--only is {options.only!r}; it must be one of: {', '.join(cases)}")
     draw = random.Random(options.seed)
     root = options.folder or Path(tempfile.mkdtemp(prefix="qsm-faults-"))
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
-        reference = Training(root / "reference")
-        if reference.finish() != 0:
-            sys.exit(f"the training that was left alone failed:\n{reference.output}")
-        expected = content(reference)
-        names = (options.only,) if options.only else QUICK if options.quick else tuple(CASES)
+        names = (options.only,) if options.only else QUICK if options.quick else tuple(cases)
+        expected = {}
+        for arguments in {id(cases[name][1]): cases[name][1] for name in names}.values():
+            reference = Training(root / f"reference_{len(expected)}", arguments)
+            if reference.finish() != 0:
+                sys.exit(f"the training that was left alone failed:\n{reference.output}")
+            expected[id(arguments)] = content(reference)
         table = Table(
             "fault", "injected", "survived", "what differs", title="Faults injected into a training"
         )
         injected = survived = 0
         for name in names:
-            run = Training(root / name.replace(" ", "_"))
-            case = CASES[name]
-            if name == "kill -9" and not options.quick:
+            case, arguments = cases[name]
+            run, left_alone = Training(root / name.replace(" ", "_"), arguments), expected[id(arguments)]
+            if case is CASES["kill -9"]:
                 case = lambda run, draw: kill(run, draw, options.kills)  # noqa: E731
             try:
                 number = case(run, draw)
                 status = run.finish()
                 found = content(run)
-                keys = sorted(expected.keys() | found.keys())
-                wrong = [key for key in keys if expected.get(key) != found.get(key)]
+                keys = sorted(left_alone.keys() | found.keys())
+                wrong = [key for key in keys if left_alone.get(key) != found.get(key)]
                 problem = f"status {status}: {run.output[-200:]}" if status else ", ".join(wrong[:3])
             except (AssertionError, OSError, ValueError, subprocess.TimeoutExpired) as error:
                 number, problem = 1, str(error)[:300]

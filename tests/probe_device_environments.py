@@ -40,6 +40,11 @@ class Counter:
         """Sizes and timing."""
         return self._spec
 
+    @property
+    def step_bytes(self) -> int:
+        """Nothing worth counting."""
+        return 0
+
     def reset(self, key: jax.Array) -> DeviceState:
         """Starts an episode."""
         draw = jax.random.uniform(key)

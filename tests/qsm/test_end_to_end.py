@@ -136,6 +136,39 @@ def test_a_short_run_in_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
+def test_a_short_run_of_real_environments_on_the_device(tmp_path: Path):
+    options = ["--backend", "mjx", "--num-envs", "2", "--steps", "40", "--random-steps", "20"]
+    options += ["--replay-ratio", "1/2", "--replay-capacity", "1000", "--eval-episodes", "1"]
+    options += ["--log-interval", "20", "--hidden-sizes", "8", "--batch-size", "8", "--wandb", "disabled"]
+    assert main(["train", "sac", TASK, *options, "--runs", str(tmp_path)]) == 0
+    run = tmp_path / "mjx" / TASK / "sac" / "seed_0"
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"], status["steps"]) == ("finished", 40, 40)
+    config = json.loads((run / "config.json").read_text())
+    assert (config["backend"], config["task"], config["run_config"]["num_envs"]) == ("mjx", TASK, 2)
+    rows = read_csv(run / "train.csv")
+    assert [(row["step"], row["loop/num_updates"]) for row in rows] == [(20, 0), (40, 10)]
+    assert all(np.isfinite(list(row.values())).all() and row["simulator/failure_rate"] == 0 for row in rows)
+    evaluations = read_csv(run / "eval.csv")
+    assert [(row["step"], row["length_mean"]) for row in evaluations] == [(0, 1000), (40, 1000)]
+    assert all(0 < row["return_mean"] < 1000 for row in evaluations)
+    # The same sizes as on dm_control, so the policy can be read there.
+    state, start, step = learned(run)
+    assert step == 40
+    assert still(state.critic_params, start.critic_params) == []
+    assert int(state.critic_optimizer.count) == 10
+    files = {
+        "config.json",
+        "provenance.json",
+        "status.json",
+        "train.csv",
+        "eval.csv",
+        "checkpoints",
+        "replay",
+    }
+    assert {path.name for path in run.iterdir()} >= files
+
+
 def test_a_file_in_the_way_is_told_in_one_line(tmp_path: Path):
     blocked = tmp_path / "blocked"
     blocked.touch()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+import agents
 from agents.sac import SACConfig
 from envs import dmc
 from envs.api import SimulationError, TimeStep
@@ -19,11 +24,11 @@ from qsm.config import LaunchOptions, RunConfig
 from qsm.csvfile import read_csv
 from qsm.errors import UserError
 from qsm.group import Member, common_step, members
-from qsm.learner import FAILURE_RATE
+from qsm.learner import FAILURE_RATE, Learner
 from qsm.replay import Rows
 from qsm.segments import Segment
 from qsm.train import Outcome, train
-from tests.probe_environments import ObservationReward
+from tests.probe_environments import ObservationReward, TruncatedReward
 
 OPTIONS: dict[str, Any] = {
     "steps": 40,
@@ -104,6 +109,27 @@ def rows(path: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if "second" not in name} for row in read_csv(path)]
 
 
+def close(one: list[dict[str, float]], other: list[dict[str, float]]) -> None:
+    """Tables of the same draws, computed by programs that take sums in another order."""
+    assert [row["step"] for row in one] == [row["step"] for row in other]
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-3, atol=1e-5)
+
+
+def close_trees(one: Any, other: Any) -> None:
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), one, other)
+
+
+def learned(path: Path, step: int, options: SACConfig = CONFIG) -> Any:
+    """What the checkpoint of a run at its last `step` has learned."""
+    spec = ObservationReward().spec
+    agent = agents.build("sac", options, spec.observation_size, spec.action_size)
+    state, found = checkpoint.restore_agent(path / "checkpoints", Learner(agent, spec, 0, capacity=1))
+    assert found == step
+    return state
+
+
 def test_seeds_trained_together_are_what_each_is_alone(made: list[Task], tmp_path: Path):
     together, alone = tmp_path / "together", tmp_path / "alone"
     assert run(together) == run(alone, seeds=1, seed=1) == "finished"
@@ -112,12 +138,7 @@ def test_seeds_trained_together_are_what_each_is_alone(made: list[Task], tmp_pat
     names = {path.relative_to(ours) for path in ours.iterdir()}
     assert names == {path.relative_to(theirs) for path in theirs.iterdir()}
     for file in ("train.csv", "eval.csv"):
-        one, other = rows(ours / file), rows(theirs / file)
-        assert [row["step"] for row in one] == [row["step"] for row in other]
-        for a, b in zip(one, other, strict=True):
-            assert a.keys() == b.keys()
-            # The same draws; the order in which sums are taken differs.
-            np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-3, atol=1e-5)
+        close(rows(ours / file), rows(theirs / file))
     first = [row["critic/loss"] for row in rows(folder(together, 0) / "train.csv")[1:]]
     second = [row["critic/loss"] for row in rows(ours / "train.csv")[1:]]
     assert not np.allclose(first, second)
@@ -126,7 +147,7 @@ def test_seeds_trained_together_are_what_each_is_alone(made: list[Task], tmp_pat
 def test_a_group_is_resumed_bit_for_bit_and_each_can_be_gone_on_with_alone(
     made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, parts, alone = tmp_path / "whole", tmp_path / "parts", tmp_path / "alone"
     assert run(whole) == "finished"
 
     def fail(task: Task) -> None:
@@ -138,10 +159,55 @@ def test_a_group_is_resumed_bit_for_bit_and_each_can_be_gone_on_with_alone(
         with pytest.raises(OSError, match="gone"):
             run(parts)
     assert status(folder(parts, 0))["state"] == "failed"
+    shutil.copytree(parts, alone)
     assert run(parts) == "finished"
     for seed in (0, 1):
         for file in ("train.csv", "eval.csv"):
             assert rows(folder(parts, seed) / file) == rows(folder(whole, seed) / file)
+
+    longer = LaunchOptions(num_seeds=2, extend_steps=True)
+    assert train("sac", "probe", group(parts, steps=60), longer) == "finished"
+    made.clear()
+    longer = LaunchOptions(extend_steps=True)
+    assert train("sac", "probe", group(alone, seeds=1, seed=1, steps=60), longer) == "finished"
+    assert made[0].num_steps == 30  # from the checkpoint of the group at step 30
+    ours, theirs = folder(alone, 1), folder(parts, 1)
+    for file in ("train.csv", "eval.csv"):
+        one, other = rows(ours / file), rows(theirs / file)
+        close(one, other)
+        before = [row for row in other if row["step"] <= 30]
+        assert one[: len(before)] == before != other
+    close_trees(learned(ours, 60), learned(theirs, 60))
+    assert status(folder(alone, 0))["state"] == "failed"  # the other is left as it was
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    # One that the agent reads, and one that the loop does where it samples.
+    [("critic_learning_rate", (1e-3, 1e-2)), ("discount", (0.0, 0.9))],
+)
+def test_a_swept_value_is_what_it_is_alone(
+    option: str, values: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Three steps an episode: where each terminates, no discount is ever looked at.
+    monkeypatch.setattr(dmc, "make_env", lambda task, seed, action_repeat: TruncatedReward(seed, 3))
+    sweep = f"{option}={values[0]},{values[1]}"
+    swept = group(tmp_path / "swept", seeds=1, sweep=sweep)
+    assert train("sac", "probe", swept, LaunchOptions(sweep=sweep)) == "finished"
+    states = [learned(member.path, 40, member.agent_config) for member in swept]
+    for value, member, state in zip(values, swept, states, strict=True):
+        assert getattr(member.agent_config, option) == value
+        assert state.hyperparameters[option] == np.float32(value)
+    # The second: a group that took every value from its first member would pass with that one.
+    own = dataclasses.replace(CONFIG, **{option: values[1]})
+    alone = members("sac", "probe", own, swept[1].config, LaunchOptions(), root=tmp_path / "alone")
+    assert train("sac", "probe", alone) == "finished"
+    for file in ("train.csv", "eval.csv"):
+        close(rows(swept[1].path / file), rows(alone[0].path / file))
+    close_trees(states[1], learned(alone[0].path, 40, own))
+
+    differs = jax.tree.map(lambda a, b: not np.allclose(a, b, rtol=1e-2, atol=1e-3), *states)
+    assert any(jax.tree.leaves(differs.critic_params))
 
 
 def test_one_that_diverges_is_held_and_the_others_go_on(

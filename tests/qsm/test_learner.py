@@ -65,13 +65,17 @@ def small_sac() -> Agent:
 
 @pytest.mark.parametrize("agent", [TallyAgent(), small_sac()], ids=["tally", "sac"])
 def test_each_program_is_compiled_once(agent: Agent):
-    """Across resets, the random start, ratios below and above one, drained metrics and evaluations."""
-    learner = Traced(agent, SPEC, seeds=0, capacity=16)
-    state, num_updates, action = learner.init(), 0, np.zeros((1, 1, 1), np.float32)
+    """Across resets, the random start, ratios below and above one, a seed that is held, metrics and evaluations."""
+    learner = Traced(agent, SPEC, seeds=(0, 1), capacity=16)
+    state, num_updates, action = learner.init(), 0, np.zeros((2, 1, 1), np.float32)
+    held = None
     for tick in range(24):
+        if tick in (12, 18):
+            learner.active[1] = tick == 18
+            held = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
         step_type = (StepType.FIRST, StepType.MID, StepType.LAST)[tick % 3]
-        here = arrival(step_type, tick, tick)
-        led_here = np.zeros((1, 1, 1), np.float32) if step_type == StepType.FIRST else action
+        here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), arrival(step_type, tick, tick))
+        led_here = np.zeros((2, 1, 1), np.float32) if step_type == StepType.FIRST else action
         is_random = np.bool_(tick < 6)
         action = learner.act_to_explore(state, here.time_step.observation, np.int32(tick), is_random)
         due = (0, 1, 3)[tick % 3] if tick >= 6 else 0
@@ -80,8 +84,11 @@ def test_each_program_is_compiled_once(agent: Agent):
         if tick % 5 == 4:
             state, _ = learner.drain(state)
             for evaluation_tick in range(2):
-                observations = np.zeros((1, 3, 2), np.float32)
+                observations = np.zeros((2, 3, 2), np.float32)
                 learner.act_to_evaluate(state.agent, observations, np.int32(tick), np.int32(evaluation_tick))
+        if tick == 17:
+            now = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
+            jax.tree.map(np.testing.assert_array_equal, now, held)
     assert learner.traces == {"act explore": 1, "act evaluate": 1, "learn": 1}
 
 
