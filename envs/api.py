@@ -82,7 +82,11 @@ class HostEnvironment(Protocol):
         ...
 
     def reset(self) -> TimeStep:
-        """Starts a new episode, drawn from the environment's own seeded stream; returns its FIRST step."""
+        """Starts a new episode, drawn from the environment's own seeded stream; returns its FIRST step.
+
+        Raises:
+            SimulationError: no beginning that was drawn could be simulated.
+        """
         ...
 
     def reseed(self, seed: int) -> None:

@@ -30,6 +30,9 @@ ENDLESS_EPISODE_STEPS = 1_000
 """Control steps after which a task without a time limit of its own (lqr) is truncated."""
 
 _UNBOUNDED = 1e10  # dm_control's bound for an actuator that has none (mujoco.mjMAXVAL)
+RESET_ATTEMPTS = 10
+"""Beginnings of an episode that are drawn until one can be simulated."""
+
 _MAX_SEED = 2**32 - 1  # of numpy.random.RandomState, which the suite draws from
 # All that a step depends on and does not compute itself; beyond positions and velocities, mostly the solver's
 # warm start. How many numbers that is depends on the model.
@@ -106,7 +109,8 @@ class DmcEnvironment:
     - A time limit ends an episode with LAST and discount 1, a termination with LAST and discount 0. Of the
       suite only lqr terminates, and only lqr has no time limit: it is cut off after `ENDLESS_EPISODE_STEPS`.
     - Action repeat holds the action, sums rewards, multiplies discounts and stops at LAST.
-    - A diverging simulation raises `SimulationError`, and the episode is over.
+    - A diverging simulation raises `SimulationError`, and the episode is over; at the beginning of an episode it
+      first draws another.
     """
 
     def __init__(self, task: str, environment: control.Environment, seed: int, action_repeat: int):
@@ -152,11 +156,29 @@ class DmcEnvironment:
         return self._environment.physics
 
     def reset(self) -> TimeStep:
-        """Starts a new episode, drawn from the task's own seeded stream, and returns its FIRST time step."""
-        self._random_at_reset = self._environment.task.random.get_state(legacy=False)
-        observation = self._environment.reset().observation
-        self._steps_left = self._spec.episode_steps
-        return time_step(StepType.FIRST, 0.0, 1.0, _flatten(observation))
+        """Starts a new episode, drawn from the task's own seeded stream, and returns its FIRST time step.
+
+        A beginning that cannot be simulated is drawn again.
+
+        Raises:
+            SimulationError: none of `RESET_ATTEMPTS` beginnings can be simulated.
+        """
+        self._steps_left = 0
+        why = "an observation is not finite"
+        for _ in range(RESET_ATTEMPTS):
+            # Of the attempt that succeeds: `restore` repeats that one alone, as a reset leaves nothing of those before.
+            self._random_at_reset = self._environment.task.random.get_state(legacy=False)
+            try:
+                flat = _flatten(self._environment.reset().observation)
+            except control.PhysicsError as error:
+                why = str(error)
+                continue
+            if np.isfinite(flat).all():
+                self._steps_left = self._spec.episode_steps
+                return time_step(StepType.FIRST, 0.0, 1.0, flat)
+        raise SimulationError(
+            f"{self._spec.task} cannot begin an episode: {RESET_ATTEMPTS} beginnings failed ({why.rstrip('.')})."
+        )
 
     def reseed(self, seed: int) -> None:
         """Draws later episodes from `seed`; the task itself stays (lqr keeps the springs it was made with)."""

@@ -7,15 +7,14 @@ import functools
 import itertools
 import os
 import shutil
-import socket
 import sys
-import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import agents
 import qsm
+from qsm import environment_variables, output
 from qsm.command_options import (
     BenchOptions,
     ClusterOptions,
@@ -28,7 +27,7 @@ from qsm.command_options import (
     TasksOptions,
 )
 from qsm.config import Backend, LaunchOptions, MjxRunConfig, RunConfig
-from qsm.errors import UserError, nearest
+from qsm.errors import UserError, check_words, first_line, nearest
 from qsm.options import Parser, Positional, flag_of, show_options
 from qsm.versions import check_versions
 
@@ -74,8 +73,6 @@ def train(arguments: Sequence[str]) -> int:
     task, agent_config, config, launch, output = (
         given[name] for name in ("task", "agent", "run", "launch", "output")
     )
-    # Before the simulator is loaded for the names of its tasks: this may say that it cannot be.
-    check_versions()
     _check_task(task, launch.backend)
     from qsm.group import members
 
@@ -86,6 +83,7 @@ def train(arguments: Sequence[str]) -> int:
             print(f"\n{title} options", *show_options(options), sep="\n  ")
         print(f"\nrun folder{'s' if len(runs) > 1 else ''}", *(run.path for run in runs), sep="\n  ")
         return 0
+    environment_variables.load(os.environ, launch.backend)
     from qsm.train import train as run_training
 
     return EXIT_STATUS[run_training(agent, task, runs, launch, ["qsm", "train", *arguments])]
@@ -113,7 +111,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     run, options = given["run"], given["evaluation"]
     if not run.is_dir():
         raise UserError(f"No run in '{run}'. Give the folder of a run, such as {example}")
-    check_versions()
+    _start_jax()
     from qsm.play import play
 
     result = play(run, options.episodes, options.seed, options.eval_samples, options.video, options.backend)
@@ -132,7 +130,7 @@ def export(arguments: Sequence[str]) -> int:
         positionals=[Positional("run", "Folder of the run.", Path)],
     )
     given = parser.parse(arguments)
-    check_versions()
+    _start_jax()
     from qsm.policy import export as write
 
     file, size = write(given["run"], given["export"].output)
@@ -215,6 +213,7 @@ def bench(arguments: Sequence[str]) -> int:
     options: BenchOptions = given["bench"]
     protocol: ProtocolOptions = given["protocol"]
     check_versions()
+    environment_variables.check(os.environ)  # told here, and not by every training of the grid
     tasks = tasks_of(given["tasks"])
     for task in tasks:
         _check_task(task, options.backend, f"Suites: {', '.join(SUITES)}.")
@@ -275,7 +274,7 @@ def report(arguments: Sequence[str]) -> int:
     film = None
     if options.videos:
         from qsm.videos import film
-    page = write(folders, options.out, options.reference, options.at_step, film)
+    page = write(folders, options.out, options.reference, options.at_step, film, options.seeds)
     print(f"{page} (open it in a browser; figures and their CSV files lie beside it)")
     return 0
 
@@ -313,25 +312,9 @@ def dashboard(arguments: Sequence[str]) -> int:
         positionals=[Positional("runs", "Folder of the runs to show.", Path, Path("runs"))],
     )
     given = parser.parse(arguments)
-    runs, port = given["runs"], given["dashboard"].port
-    if not runs.is_dir():
-        raise UserError(f"No folder '{runs}' to show. Name the folder of your runs: qsm dashboard RUNS")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            reason, other = error.strerror or str(error), port % 50_000 + 10_001
-            raise UserError(
-                f"Port {port} cannot be used ({reason}). Choose another, such as --port {other}"
-            ) from None
-    # Seeds of an agent on a task share a colour, as they share a curve in a report.
-    grouping = urllib.parse.urlencode({"runColorGroup": "regex:(.*)/seed_"})
-    print(
-        f"Dashboard of {runs} on http://127.0.0.1:{port}/?{grouping}#timeseries (Ctrl-C ends it)", flush=True
-    )
-    address = ["--host", "127.0.0.1", "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), *address])
+    from qsm.dashboard import serve
+
+    serve(given["runs"], given["dashboard"].port)
     return 0  # only where a test replaces execv
 
 
@@ -361,6 +344,7 @@ COMMANDS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that `arguments` name; raises UserError for a mistake in them."""
+    check_words(arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         print("usage: qsm COMMAND ...\n\nOnline reinforcement learning of diffusion policies.\n")
@@ -383,20 +367,44 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `qsm` and returns its exit status: 2 for a mistake, told in one line. Bugs keep their traceback."""
+    output.prepare()
     try:
-        status = run(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()  # a closed pipe shows here and not at interpreter exit
+        try:
+            status = run(sys.argv[1:] if arguments is None else arguments)
+        except SystemExit:  # after --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # a closed pipe or a full disk shows here and not at interpreter exit
+        return status
     except UserError as error:
-        print("qsm: error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        output.complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("qsm: interrupted", file=sys.stderr)
+        output.complain("interrupted")
         return EXIT_STATUS["interrupted"]
     except BrokenPipeError:
-        # As `qsm tasks | head`: nobody reads on. What is still buffered would raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.discard()  # as `qsm tasks | head`: nobody reads on
         return BROKEN_PIPE
-    return status
+    except OSError as error:
+        if not output.is_lost():
+            raise
+        output.discard()
+        output.complain(f"error: standard output cannot be written: {first_line(error)}")
+        return 1
+    except Exception as error:
+        envs = sys.modules.get("envs.api")  # not imported for this: it brings NumPy
+        if envs is None or not isinstance(error, envs.SimulationError):
+            raise
+        output.complain(f"error: {error}")
+        return 1
+
+
+def _start_jax() -> None:
+    check_versions()
+    environment_variables.load(os.environ)
+    from qsm.runtime import find_devices
+
+    find_devices()
 
 
 def _agent_table() -> str:
@@ -417,7 +425,7 @@ def _options_of_others(agent: str) -> dict[str, str]:
 def _check_task(task: str, backend: Backend, hint: str = "") -> None:
     from envs.tasks import check_task
 
-    check_versions()
+    check_versions()  # the simulator may be loaded for the names of its tasks, and this may say that it cannot be
     try:
         check_task(task, backend)
     except ValueError as error:

@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
+
+from qsm.errors import first_line
 
 REDRAW_SECONDS = 0.25
 """The bar is redrawn at most this often; `progress` may be called at every step."""
@@ -175,8 +178,11 @@ class Display:
             self._log.warning("%s", warning)
         elif self._log is not None:
             self._log.info("%s", text.plain.rstrip())
-        if not self._unicode:
-            text = Text(text.plain.encode("ascii", "backslashreplace").decode())
+        # Neither ASCII nor UTF-8 takes all that a path may hold.
+        encoding = "utf-8" if self._unicode else "ascii"
+        shown = text.plain.encode(encoding, "backslashreplace").decode(encoding)
+        if shown != text.plain:
+            text = Text(shown)
         # Sentences are wrapped for the terminal; paths and commands are left whole, for copying.
         whole = warning is None or not self._console.is_terminal
         self._show(functools.partial(self._console.print, text, soft_wrap=whole))
@@ -185,8 +191,11 @@ class Display:
         """Does one piece of output; falls silent for good when that is closed."""
         try:
             action()
-        except OSError:
+        except OSError as error:
             self._fall_silent()
+            if not isinstance(error, BrokenPipeError):  # a reader that leaves knows it
+                reason = f"standard output cannot be written ({first_line(error)})"
+                print(f"qsm: {reason}; training goes on, and log.txt has every line", file=sys.stderr)
         except ValueError:
             if not self._console.file.closed:
                 raise
@@ -222,7 +231,10 @@ class _LogFile(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # The log is the last place to tell of an error, so its own has none; the terminal has the line.
-        with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+        with (
+            contextlib.suppress(OSError),
+            open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             file.write(self.format(record) + "\n")
 
 

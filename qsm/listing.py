@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from envs.tasks import BACKENDS, check_task
 from qsm import lock
-from qsm.errors import UserError
+from qsm.errors import UserError, printable
+from qsm.files import read_json
 from qsm.rundir import RunDir, find_runs, load_run
+from qsm.saved_options import agent_options, check_run_options
 
 
 class Row(NamedTuple):
@@ -25,14 +28,17 @@ class Row(NamedTuple):
 
 def rows(folder: Path) -> list[Row]:
     """The runs at and below `folder`, by name. A damaged one is listed with what is wrong."""
-    return [_row(path) for path in find_runs(folder)]
+    # A name on disk may hold line ends, tabs, or bytes that are no text.
+    return [Row(*map(printable, _row(path))) for path in find_runs(folder)]
 
 
 def _row(path: Path) -> Row:
     try:
         run = load_run(path)
-    except UserError as error:
-        return Row("", "", "", "", "", "", f"damaged: {error}", str(path))
+        if (path / "status.json").exists():
+            read_json(path / "status.json")  # what is no JSON would look like a run that has not begun
+    except (UserError, OSError) as error:
+        return Row("", "", "", "", "", "", f"damaged: {' '.join(str(error).split())}", str(path))
     config, status = run.config, run.status()
     steps = config["run_config"].get("steps")
     label = path.parent.name.partition("@")[1:]
@@ -44,7 +50,7 @@ def _row(path: Path) -> Row:
         config["backend"],
         _progress(status.get("step"), steps),
         f"{last:.1f}" if isinstance(last, int | float) else "",
-        _state(run, status),
+        _state(run, status) + _fault(run),
         str(path),
     )
 
@@ -53,6 +59,20 @@ def _progress(step: Any, steps: Any) -> str:
     if not isinstance(step, int) or not isinstance(steps, int) or steps < 1:
         return ""
     return f"{step:,} of {steps:,} ({min(step / steps, 1):.0%})"
+
+
+def _fault(run: RunDir) -> str:
+    """`; why` where this version of qsm can neither go on with the run nor play it; empty where it can."""
+    config = run.config
+    try:
+        if config["backend"] not in BACKENDS:
+            raise ValueError(f"unknown backend {config['backend']!r}")
+        check_task(config["task"], config["backend"])
+        agent_options(config["agent"], config["agent_config"])
+        check_run_options(config["run_config"])
+    except ValueError as error:
+        return "; " + " ".join(str(error).split())
+    return ""
 
 
 def _state(run: RunDir, status: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import agents
 from agents.api import Agent
 from envs import render
 from envs.tasks import SAME_OBSERVATIONS, check_task
-from qsm import checkpoint, runtime
+from qsm import checkpoint, runtime, saved_options
 from qsm.config import Backend
 from qsm.errors import UserError
 from qsm.evaluate import Evaluation, episode_seed, evaluate
@@ -97,7 +97,8 @@ class _Player:
         self._run, self._seed, self._episodes = run, seed, episodes
         config = run.config
         try:
-            options = agents.config_from_dict(config["agent"], config["agent_config"])
+            saved_options.check_run_options(config["run_config"])
+            options = saved_options.agent_options(config["agent"], config["agent_config"])
             if eval_samples is not None:
                 options = agents.override(options, eval_samples=eval_samples)
             self._options = options

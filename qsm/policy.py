@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -19,10 +20,11 @@ import agents
 from agents.api import Agent
 from envs.api import EnvSpec
 from qsm import checkpoint
-from qsm.errors import UserError
+from qsm.errors import UserError, first_line
 from qsm.files import replace_file
 from qsm.learner import Learner
-from qsm.rundir import RunDir, explain, load_run
+from qsm.rundir import RunDir, load_run
+from qsm.saved_options import agent_options, check_run_options
 
 FORMAT = 1
 """Version of the file; a reader refuses a larger number."""
@@ -32,6 +34,8 @@ DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What reading a damaged archive may raise."""
+LARGEST_SIZE = 2**20
+"""Of observations and actions: a larger one is a damaged number, and would fill the memory before that is noticed."""
 
 
 class Description(NamedTuple):
@@ -99,10 +103,11 @@ def export(run_dir: Path, output: Path | None = None) -> tuple[Path, int]:
       The file, and its bytes.
 
     Raises:
-      UserError: no run, no checkpoint, or a place that cannot be written.
+      UserError: no run, no checkpoint, or a place that cannot be written or holds something else.
     """
     run = load_run(run_dir)
     output = output or run.path / "policy.npz"
+    _check_output(output, run)
     spec, agent = _built(run)
     state, step = checkpoint.restore_agent(run.checkpoints, Learner(agent, spec, 0, capacity=1))
     config = run.config
@@ -126,8 +131,37 @@ def export(run_dir: Path, output: Path | None = None) -> tuple[Path, int]:
     try:
         replace_file(output, file.getvalue())
     except OSError as error:
-        raise explain(output, error) from error
+        raise UserError(
+            f"Cannot write {output}: {first_line(error)}. Name a file that can be written with --output"
+        ) from error
     return output, len(file.getvalue())
+
+
+def _check_output(output: Path, run: RunDir) -> None:
+    """Raises UserError where writing `output` would destroy anything but a former policy."""
+    mend = "name another file with --output"
+    # os.path answers False where Path would raise.
+    if os.path.isdir(output):
+        raise UserError(f"--output is '{output}', which is a folder; name a file in it")
+    if os.path.exists(output) and not os.path.isfile(output):
+        raise UserError(f"--output is '{output}', which is a device or a pipe and no file; {mend}")
+    folder, place = os.path.realpath(run.path), os.path.realpath(output)
+    is_inside = os.path.commonpath([folder, place]) == folder
+    if is_inside and (os.path.dirname(place) != folder or not place.endswith(".npz")):
+        raise UserError(
+            f"--output is '{output}', in a place for the run's own files; in the run's folder itself, name it NAME.npz"
+        )
+    # An empty file is a place kept free, as by mktemp.
+    if os.path.isfile(output) and os.path.getsize(output) and not _is_policy(output):
+        raise UserError(f"--output is '{output}', which exists and is no policy; remove it first, or {mend}")
+
+
+def _is_policy(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{DESCRIPTION}.npy" in archive.namelist()
+    except (OSError, *DAMAGE):
+        return False
 
 
 def load_policy(path: str | Path, seed: int = 0) -> Policy:
@@ -140,12 +174,7 @@ def load_policy(path: str | Path, seed: int = 0) -> Policy:
         # Every byte of the archive is checked against its checksum as it is read.
         with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        values = json.loads(arrays.pop(DESCRIPTION).tobytes())
-        if values["format"] > FORMAT:
-            raise UserError(
-                f"{path} was written by a newer qsm (format {values['format']}; this one reads {FORMAT}); update qsm."
-            )
-        description = Description(**values)
+        description = _description(path, json.loads(arrays.pop(DESCRIPTION).tobytes()))
         if sorted(arrays) != sorted(description.leaves):
             raise ValueError("arrays are missing")
     except OSError as error:
@@ -153,16 +182,42 @@ def load_policy(path: str | Path, seed: int = 0) -> Policy:
     except DAMAGE as error:
         raise UserError(f"{path} is no policy, or is damaged; write it anew with: qsm export RUN") from error
     try:
-        options = agents.config_from_dict(description.agent, description.agent_config)
+        options = agent_options(description.agent, description.agent_config)
         agent: Agent = agents.build(
             description.agent, options, description.observation_size, description.action_size
         )
         template = jax.eval_shape(lambda: agent.init(jax.random.key(0)))
         leaves, structure = jax.tree.flatten(template)
         filled = [_leaf(arrays.get(f"{i:04}"), leaf) for i, leaf in enumerate(leaves)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not fit this version of {description.agent}: {error}") from error
+    except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        raise UserError(
+            f"{path} does not fit this version of {description.agent}: {first_line(error)}"
+        ) from error
     return Policy(description, agent, jax.tree.unflatten(structure, filled), seed)
+
+
+def _description(path: str | Path, values: Any) -> Description:
+    """What the file says of itself, held to its types; raises ValueError, or UserError where a newer qsm says it."""
+    found = values.get("format") if isinstance(values, dict) else None
+    if type(found) is not int or found < 1:
+        raise ValueError("no format")
+    if found > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer qsm (format {found}; this one reads {FORMAT}); update qsm."
+        )
+    description = Description(**values)
+    for name, kind in get_type_hints(Description).items():
+        value = getattr(description, name)
+        # By its exact type: to Python True is a whole number.
+        if type(value) is not (get_origin(kind) or kind):
+            raise ValueError(f"{name} is of the wrong type")
+        if kind is int and not (0 if name == "step" else 1) <= value <= (
+            LARGEST_SIZE if name.endswith("size") else 2**63
+        ):
+            raise ValueError(f"{name} is {value}")
+    if not all(isinstance(name, str) for name in description.leaves):
+        raise ValueError("leaves are no names")
+    return description
 
 
 def _leaf(found: np.ndarray | None, template: Any) -> np.ndarray:
@@ -177,8 +232,9 @@ def _leaf(found: np.ndarray | None, template: Any) -> np.ndarray:
 def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
     """Sizes of the run's task, and its agent."""
     config = run.config
-    task, repeat = config["task"], config["run_config"].get("action_repeat", 1)
     try:
+        check_run_options(config["run_config"])
+        task, repeat = config["task"], config["run_config"].get("action_repeat", 1)
         if config["backend"] == "mjx":
             from envs import mjx
 
@@ -187,7 +243,7 @@ def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
             from envs import dmc
 
             spec = dmc.make_env(task, config["run_config"].get("seed", 0), repeat).spec
-        options = agents.config_from_dict(config["agent"], config["agent_config"])
+        options = agent_options(config["agent"], config["agent_config"])
         return spec, agents.build(config["agent"], options, spec.observation_size, spec.action_size)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{run.path}: {error}") from error

@@ -376,7 +376,7 @@ def find_runs(path: str | Path, limit: int | None = None) -> Iterator[Path]:
     for looked, (folder, folders, files) in enumerate(os.walk(path)):
         if looked == limit:
             return
-        if "config.json" in files:
+        if "config.json" in files or "config.json" in folders:  # where it is a folder, reading it says so
             folders.clear()
             yield Path(folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from filelock import FileLock
 from jax.experimental import multihost_utils
 
 from qsm.config import MatmulPrecision
+from qsm.environment_variables import idle_accelerators, no_device
 from qsm.errors import UserError, first_line
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -62,7 +65,15 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def set_precision(precision: MatmulPrecision) -> None:
-    """Precision of matrix products; JAX's own default on a GPU rounds their inputs to 10 bits (TF32)."""
+    """Precision of matrix products; JAX's own default on a GPU rounds their inputs to 10 bits (TF32).
+
+    Raises:
+      ValueError: `precision`, out of a file, is none of those that a run can have.
+    """
+    if precision not in get_args(MatmulPrecision):
+        raise ValueError(
+            f"matmul_precision is {precision!r}; it must be one of {', '.join(get_args(MatmulPrecision))}"
+        )
     jax.config.update("jax_default_matmul_precision", precision)
 
 
@@ -70,7 +81,8 @@ def processes_asked(environ: Mapping[str, str]) -> dict[str, Any] | None:
     """Arguments of `jax.distributed.initialize` if this process was started as one of several, else None.
 
     Reads JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID; under SLURM (srun) and Open MPI (mpirun)
-    JAX finds them out itself.
+    JAX finds them out itself. Process 0 then listens for the others on every address of its host, but where
+    JAX_COORDINATOR_ADDRESS is one of loopback, or JAX_COORDINATOR_BIND_ADDRESS is set, on that address only.
 
     Raises:
       UserError: the variables contradict or lack one another.
@@ -88,7 +100,16 @@ def processes_asked(environ: Mapping[str, str]) -> dict[str, Any] | None:
             raise UserError(
                 f"JAX_PROCESS_ID is {index}; it must be from 0 to {count - 1} (JAX_NUM_PROCESSES - 1)"
             )
-        return {"coordinator_address": address, "num_processes": count, "process_id": index}
+        host, _, port = address.rpartition(":")
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 2**16:
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be HOST:PORT of process 0, port 1 to 65535"
+            )
+        asked = {"coordinator_address": address, "num_processes": count, "process_id": index}
+        if _is_loopback(host) and not environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+            # JAX would listen on [::], and take whoever reaches this host for one of the processes.
+            asked["coordinator_bind_address"] = address
+        return asked
     # A shell inside a SLURM job has the job's variables too, but only srun starts a step of several tasks.
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         try:
@@ -99,19 +120,44 @@ def processes_asked(environ: Mapping[str, str]) -> dict[str, Any] | None:
     return None
 
 
-def join_processes() -> None:
-    """Joins the other processes of the run, where there are any.
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def join_processes() -> str | None:
+    """Joins the other processes of the run, where there are any, and finds the devices.
+
+    Returns:
+      A warning, where devices of this host stand idle.
 
     Raises:
-      UserError: they cannot be reached.
+      UserError: the processes cannot be reached, or there is no device.
     """
     arguments = processes_asked(os.environ)
-    if arguments is None or jax.distributed.is_initialized():
-        return
+    if arguments is not None and not jax.distributed.is_initialized():
+        try:
+            jax.distributed.initialize(**arguments)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the other processes of this run cannot be reached: {first_line(error)}"
+            ) from error
+    find_devices()
+    return idle_accelerators(os.environ)
+
+
+def find_devices() -> None:
+    """Starts JAX's backends.
+
+    Raises:
+      UserError: those that the environment's variables ask for are not here.
+    """
     try:
-        jax.distributed.initialize(**arguments)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"the other processes of this run cannot be reached: {first_line(error)}") from error
+        jax.devices()
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise no_device(os.environ, error) from error
 
 
 def is_writer() -> bool:
@@ -125,11 +171,12 @@ def of_writer(values: np.ndarray) -> np.ndarray:
 
 
 def least(number: int) -> int:
-    """The least `number` of all processes."""
+    """The least `number` of all processes, to the kB and at most 2 TB, where there are several."""
     if jax.process_count() == 1:
         return number
-    # JAX would make an int32 of it: rounded down to kB, that holds up to 2 TB.
-    return int(np.min(multihost_utils.process_allgather(np.array(number >> 10, np.int32)))) << 10
+    # JAX would make an int32 of it: rounded down to kB, that holds up to 2 TB. What has more may be said to have that.
+    shortened = np.array(min(number >> 10, 2**31 - 1), np.int32)
+    return int(np.min(multihost_utils.process_allgather(shortened))) << 10
 
 
 @contextmanager

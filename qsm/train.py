@@ -56,8 +56,7 @@ def train(
       UserError: an impossible option, or a folder that cannot take its run.
     """
     launch = launch or LaunchOptions()
-    runtime.join_processes()
-    told = [warning] if (warning := runtime.use_cache()) else []  # once there is a display
+    told = [line for line in (runtime.join_processes(), runtime.use_cache()) if line]  # once there is a display
     is_writer = runtime.is_writer()
     # Whether it fits is known before a folder is made.
     with runtime.together():

@@ -10,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 from dm_control import suite
+from dm_control.rl import control
 
 from envs import dmc, tasks
-from envs.api import StepType, TimeStep
+from envs.api import SimulationError, StepType, TimeStep
 from envs.tasks import RECORDED_NAMES, task_names
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -188,6 +189,46 @@ def test_steps_outside_an_episode_are_refused():
     play_out(environment, action)
     with pytest.raises(RuntimeError, match="again after LAST"):
         environment.step(action)
+
+
+@pytest.mark.parametrize("is_error", [True, False], ids=["error", "not finite"])
+def test_a_beginning_that_cannot_be_simulated_is_drawn_again(is_error: bool, monkeypatch: pytest.MonkeyPatch):
+    environment, other = (dmc.make_env("cartpole-swingup", seed=0) for _ in range(2))
+    task = environment._environment.task
+    begin, failures = task.initialize_episode, []
+
+    def fail_twice(physics: object) -> None:
+        begin(physics)
+        if len(failures) < 2:
+            failures.append(environment.physics.data.qpos.copy())
+            environment.physics.data.qpos[:] = np.nan
+            if is_error:
+                raise control.PhysicsError("Physics state is invalid.")
+
+    monkeypatch.setattr(task, "initialize_episode", fail_twice)
+    for _ in range(2):
+        other.reset()
+    # The third of the stream, as if the two before had been episodes.
+    assert_equal([environment.reset()], [other.reset()])
+    assert len(failures) == 2 and not np.array_equal(*failures)
+    for action in actions(environment, 5):
+        assert_equal([environment.step(action)], [other.step(action)])
+
+
+def test_a_task_that_cannot_begin_is_told(monkeypatch: pytest.MonkeyPatch):
+    environment = dmc.make_env("cartpole-swingup", seed=0)
+    environment.reset()
+
+    def fail(physics: object) -> None:
+        raise control.PhysicsError("Physics state is invalid.")
+
+    monkeypatch.setattr(environment._environment.task, "initialize_episode", fail)
+    with pytest.raises(SimulationError) as error:
+        environment.reset()
+    message = "cartpole-swingup cannot begin an episode: 10 beginnings failed (Physics state is invalid)."
+    assert str(error.value) == message
+    with pytest.raises(RuntimeError, match="No episode is under way"):
+        environment.step(np.zeros(1, np.float32))
 
 
 def test_bad_arguments():

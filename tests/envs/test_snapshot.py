@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dm_control.rl import control
 
 from envs.api import HostEnvironment, StepType, TimeStep
 from envs.dmc import DmcEnvironment, make_env
@@ -163,6 +164,29 @@ def test_termination():
         third.step(rest)
     assert_same_steps([environment.reset()], [third.reset()])
     assert_go_on_alike(environment, third)
+
+
+@pytest.mark.parametrize("task", ["reacher-hard", "point_mass-hard"])  # a reset moves or changes the model
+def test_beginnings_that_failed(task: str, monkeypatch: pytest.MonkeyPatch):
+    environment, other = (make_env(task, SEED) for _ in range(2))
+    failures = []
+    for one in (environment, other):
+        inner = one._environment.task
+
+        def begin(physics: Any, inner: Any = inner, begin: Callable[[Any], None] = inner.initialize_episode):
+            begin(physics)
+            if inner.random.uniform() < 0.5:
+                failures.append(inner)
+                raise control.PhysicsError("Physics state is invalid.")
+
+        monkeypatch.setattr(inner, "initialize_episode", begin)
+    for _ in range(8):
+        environment.reset()
+        play(environment, 3)
+        other.restore(environment.save())
+        assert_equal(environment, other)
+        assert_go_on_alike(environment, other, 3)
+    assert 8 < failures.count(environment._environment.task) != failures.count(other._environment.task) > 8
 
 
 def test_again_and_again():

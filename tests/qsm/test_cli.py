@@ -16,6 +16,7 @@ import hypothesis.strategies as st
 import pytest
 
 import agents
+from envs.api import SimulationError
 from qsm import cli, options
 from qsm.command_options import OutputOptions
 from qsm.config import LaunchOptions, MjxRunConfig, RunConfig
@@ -101,6 +102,9 @@ MISTAKES = {
     "dashboard no/such/folder": "No folder 'no/such/folder' to show.",
     "dashboard . --port 0": "--port is 0; it must be from 1 to 65535",
     "tasks all": "Unexpected argument 'all'. Usage: qsm tasks",
+    "train qsm cheetah-run --run-dir 'a\nb'": r"'a\nb' has control characters, line ends or bytes that are not UTF-8",
+    "train qsm cheetah-run --run-dir 'a\udcff'": r"'a\udcff' has control characters, line ends or bytes",
+    "runs '\x1b[2J'": r"'\x1b[2J' has control characters",
     "agents --verbose": "Unknown option '--verbose' of 'qsm agents'.",
 }
 
@@ -308,6 +312,11 @@ def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, t
     assert qsm(*TRAIN) == (1, "", "")
     monkeypatch.setattr(sys.modules["qsm.train"], "train", lambda *arguments: "preempted")
     assert qsm(*TRAIN) == (143, "", "")
+    fail_with(SimulationError("walker-walk cannot begin an episode"))
+    assert qsm(*TRAIN) == (1, "", "qsm: error: walker-walk cannot begin an episode\n")
+    fail_with(OSError("a bug"))
+    with pytest.raises(OSError, match="a bug"):
+        qsm(*TRAIN)
     fail_with(ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         qsm(*TRAIN)

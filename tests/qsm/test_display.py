@@ -124,6 +124,15 @@ def test_output_that_knows_no_unicode() -> None:
     assert "500.0 +-" in text and "###" in text and "caf\\xe9" in text and "na\\xefve" in text
 
 
+def test_bytes_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(raw, encoding="utf-8"), force_terminal=False, width=80)
+    with Display(10, {"folder": "a\udcffb é"}, console, log=open_log(tmp_path / "log.txt")):
+        pass
+    assert raw.getvalue().decode().strip() == r"folder  a\udcffb é"
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("folder  a\\udcffb é\n")
+
+
 class Broken(io.StringIO):
     """Output whose reader went away."""
 
@@ -147,6 +156,19 @@ def test_closed_output_is_no_error(tmp_path: Path, file: io.StringIO, is_termina
         display.finish(["done"])
     assert sys.stdout is standard_output
     assert (tmp_path / "log.txt").read_text().endswith("done\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+def test_output_that_is_full_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = open_log(tmp_path / "log.txt")
+    with open("/dev/full", "w") as full, Display(10, HEADER, Console(file=full), log=log) as display:
+        for step in range(5):
+            display.evaluation(step, [1.0])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "qsm: standard output cannot be written (No space left on device); training goes on"
+    )
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 2 + 1 + 5
 
 
 def test_reader_that_leaves_does_not_end_the_program(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -61,7 +62,9 @@ WORDS = [
     "é",
     "mjx",
 ]
-VALUES = st.one_of(st.sampled_from(NUMBERS + WORDS), st.text(max_size=20), st.sampled_from(FLAGS))
+# As the command line gives bytes that are no UTF-8, and among letters that break lines.
+STRANGE = st.text(st.sampled_from("ab/é\udcff\ud800\n\r\x1b\x85\u2028\u202e"), min_size=1, max_size=6)
+VALUES = st.one_of(st.sampled_from(NUMBERS + WORDS), st.text(max_size=20), st.sampled_from(FLAGS), STRANGE)
 RELAXED = settings(
     max_examples=50,
     deadline=None,
@@ -91,13 +94,14 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def called(arguments: list[str]) -> tuple[int, str, str]:
     """Status, output and errors of the command."""
-    output, errors = io.StringIO(), io.StringIO()
+    # As in a terminal, and not io.StringIO, which takes what no file does.
+    output, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
             status = cli.main(arguments)
         except SystemExit as exit:
             status = int(exit.code or 0)
-    return status, output.getvalue(), errors.getvalue()
+    return status, *(file.buffer.getvalue().decode() for file in (output, errors))  # type: ignore[attr-defined]
 
 
 def check(arguments: list[str]) -> None:
@@ -116,6 +120,8 @@ def check(arguments: list[str]) -> None:
 @example("qsm", [("--sweep", "discount=1,2")])
 @example("qsm", [("--runs", "\0")])
 @example("qsm", [("--run-dir", "\0")])
+@example("qsm", [("--run-dir", "a\udcff")])
+@example("qsm", [("--run-dir", "a\nb")])
 def test_any_option_with_any_value(empty: Path, agent: str, given_options: list[tuple[str, str]]):
     words = [word for pair in given_options for word in pair]
     check(["train", agent, "cheetah-run", *words])
@@ -181,6 +187,44 @@ def test_any_policy_file(tmp_path: Path, data: bytes):
     file.write_bytes(data)
     with pytest.raises(UserError):
         policy.load_policy(file)
+
+
+OPTIONS = dataclasses.asdict(agents.config_class("td3")(hidden_sizes=(4,), batch_size=4))
+DESCRIPTION = policy.Description(
+    1, "td3", OPTIONS, "cartpole-swingup", "dm_control", 5, 1, 1, 12, []
+)._asdict()
+
+
+@RELAXED
+@given(
+    st.dictionaries(st.sampled_from(sorted(DESCRIPTION)), JSON, max_size=2),
+    st.dictionaries(st.sampled_from([*OPTIONS, "x"]), JSON, max_size=2),
+    st.one_of(st.just(DESCRIPTION), JSON),
+)
+@example({"agent_config": []}, {}, DESCRIPTION)
+@example({"agent_config": None}, {}, DESCRIPTION)
+@example({"format": -1}, {}, DESCRIPTION)
+@example({"format": True}, {}, DESCRIPTION)
+@example({"leaves": "abc"}, {}, DESCRIPTION)
+@example({"leaves": [{}, 1]}, {}, DESCRIPTION)
+@example({"observation_size": 10**12}, {}, DESCRIPTION)
+@example({"action_size": -3}, {}, DESCRIPTION)
+@example({}, {"batch_size": 10**400}, DESCRIPTION)
+@example({}, {"discount": "x"}, DESCRIPTION)
+def test_any_description_of_a_policy(tmp_path: Path, changes: dict, options: dict, description: Any):
+    """In an archive that is whole."""
+    if description is DESCRIPTION:
+        description = DESCRIPTION | {"agent_config": OPTIONS | options} | changes
+    file = tmp_path / "policy.npz"
+    text = np.frombuffer(json.dumps(description).encode(), np.uint8)
+    np.savez(file, allow_pickle=False, **{policy.DESCRIPTION: text})
+    try:
+        loaded = policy.load_policy(file)
+    except UserError as error:
+        assert str(file) in str(error) and len(str(error).splitlines()) == 1
+        assert json.dumps(description) != json.dumps(DESCRIPTION)
+        return
+    assert type(loaded.description.format) is int and loaded.description.format == 1
 
 
 @RELAXED

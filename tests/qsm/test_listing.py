@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +55,49 @@ def test_every_state_is_told(tmp_path: Path):
     assert new.status() == {}
     row = found[Path("qsm@hot/seed_0")]
     assert (row.task, row.agent, row.seed, row.backend) == ("walker-walk", "qsm@hot", "0", "mjx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"agent": "qsn"}, "unknown agent 'qsn'"),
+        ({"task": "walker-wlak"}, "Unknown task 'walker-wlak'"),
+        ({"task": "dog-run"}, "Task 'dog-run' exists on dm_control only"),
+        ({"backend": "brax"}, "unknown backend 'brax'"),
+        ({"agent_config": {"discount": "0.9"}}, "agent_config.discount is '0.9'; it must be a finite number"),
+        (
+            {"agent_config": {"discuont": 0.9}},
+            "agent_config.discuont is no option of qsm. Did you mean 'discount'?",
+        ),
+        (
+            {"run_config": {"matmul_precision": "f8"}},
+            "run_config.matmul_precision is 'f8'; it must be one of",
+        ),
+    ],
+)
+def test_what_this_version_does_not_know_is_marked(tmp_path: Path, changes: dict[str, Any], reason: str):
+    run = make(tmp_path, 0)
+    run.write_status("finished", 2000, 2000, 1.0)
+    (run.path / "config.json").write_text(json.dumps(run.config | changes))
+    (row,) = listing.rows(tmp_path)
+    assert row.state.startswith(f"finished; {reason}") and "\n" not in row.state
+
+
+def test_a_folder_in_place_of_the_status_is_told(tmp_path: Path):
+    run = make(tmp_path, 0)
+    run.write_status("finished", 2000, 2000, 1.0)
+    (run.path / "status.json").unlink()
+    (run.path / "status.json").mkdir()
+    (row,) = listing.rows(tmp_path)
+    assert row.state == f"damaged: Cannot read {run.path / 'status.json'}: Is a directory."
+
+
+def test_a_name_cannot_break_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make(tmp_path, 0)
+    os.rename(run.path, os.fsencode(run.path) + b"\xff\t\n\x1b")
+    assert main(["runs", str(tmp_path)]) == 0
+    _, row = capsys.readouterr().out.splitlines()
+    assert row.split("\t")[-1] == str(run.path) + r"\udcff\t\n\x1b"
 
 
 def test_the_command_prints_a_line_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

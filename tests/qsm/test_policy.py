@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,52 @@ def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pyte
         UserError, match=r"does not fit this version of sac: a parameter is .+ there and .+ here"
     ):
         load_policy(changed(**{DESCRIPTION: wider}))
+
+
+def test_export_overwrites_nothing_but_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = trained("sac", tmp_path / "runs", monkeypatch, **SMALL)
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    np.savez(tmp_path / "arrays.npz", mine=np.zeros(3))
+    os.mkfifo(tmp_path / "pipe")
+    (run / "link.npz").symlink_to(run / "config.json")
+    files = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    refused = {
+        "notes.txt": "exists and is no policy; remove it first, or name another file with --output",
+        "arrays.npz": "exists and is no policy",
+        "pipe": "is a device or a pipe and no file; name another file with --output",
+        "runs": "is a folder; name a file in it",
+        "none/policy.npz": "No such file or directory. Name a file that can be written with --output",
+        str(run / "config.json"): "in a place for the run's own files",
+        str(run / "new.json"): "in a place for the run's own files",
+        str(run / "link.npz"): "in a place for the run's own files",
+        str(run / "checkpoints" / "new.npz"): "in a place for the run's own files",
+        f"{run.parent}/../{run.parent.name}/{run.name}/eval.csv": "in a place for the run's own files",
+    }
+    for output, message in refused.items():
+        assert main(["export", str(run), "--output", output]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and "--run-dir" not in error, error
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == files
+    assert (tmp_path / "notes.txt").read_text() == "mine" and (tmp_path / "pipe").is_fifo()
+
+    (tmp_path / "kept-free").touch()
+    for output in ("kept-free", "kept-free", str(run / "other.npz"), str(run / "policy.npz")):
+        assert main(["export", str(run), "--output", output]) == 0
+        assert load_policy(output).description.step == 12
+
+
+def test_a_run_of_wrong_options_is_told_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = trained("sac", tmp_path, monkeypatch, **SMALL)
+    config = json.loads((run / "config.json").read_text())
+    for section, name in (("agent_config", "discount"), ("run_config", "seed")):
+        changed = config | {section: config[section] | {name: "x"}}
+        (run / "config.json").write_text(json.dumps(changed))
+        capsys.readouterr()
+        assert main(["export", str(run)]) == 2
+        assert f"{run}: {section}.{name} is 'x'; it must be a " in capsys.readouterr().err
