@@ -1,297 +1,268 @@
-"""How fast training runs: over agents, seeds and environments, against limits measured in the same run.
+"""How fast training runs: over seeds, environments and agents, against limits measured in the same run.
 
-    python scripts/speed.py --output results/speed/NAME.json [--parts agents seeds precision host device processes]
+    python scripts/speed.py --output results/speed/NAME.json [--parts seeds precision device agents host processes]
 
-- agents: the whole host loop of each agent beside its bare update on a fixed batch.
 - seeds: updates alone, of S seeds in one program.
 - precision: the same at each `--matmul-precision`, which a CPU does not heed.
-- host: the host loop (dm_control) of S seeds in one program.
 - device: the device loop (MJX) of N environments, and of S seeds, beside the same ticks without updates.
+- agents: the whole host loop of each agent beside its bare update on a fixed batch.
+- host: the host loop (dm_control) of S seeds in one program.
 - processes: one process a core, each with one seed of the host loop, all at once.
+
+The parts seeds and precision, and the bare updates of agents, need jax, numpy, flax, optax and etils. The part device
+needs mujoco, mujoco-mjx, playground, psutil and filelock as well, the loops of agents, host and processes dm_control;
+none needs tyro or rich. What cannot be imported is skipped, as is what no longer fits into `--minutes`. What fails is
+recorded and the rest goes on; the exit status is then 1.
 
 What is compared takes turns in blocks, so that a drift of the machine's speed touches all alike; rates are medians over
 blocks, and ratios medians of ratios within a round. Where others slow the machine down for moments, `undisturbed` has
-the same of the fastest tenth of the blocks. `scripts/speed_figure.py` draws the JSON.
+the same of the fastest tenth of the blocks. Each case starts twice, with an empty compilation cache and with what it
+left there. `scripts/speed_figure.py` draws the JSON.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import speed_cases as cases  # beside this file
-import tyro
-from rich.console import Console
-from rich.table import Table
+import speed_limits as limits
+from speed_bench import Bench, Options, Timed, fastest_tenth, find, parse, ratio
+from speed_report import Budget, OutOfTimeError, Report
+from speed_starts import caches
 
+from envs.api import DeviceEnvironment
 from qsm.config import MatmulPrecision
-from qsm.rundir import git_commit, package_versions, processor
 
-Part = Literal["agents", "seeds", "precision", "host", "device", "processes"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Measure training speed."""
-
-    parts: tuple[Part, ...] = get_args(Part)
-    """What to measure."""
-    agents: tuple[str, ...] = ("qsm", "qsm-clean", "sac", "td3")
-    """Agents of the part `agents`, at their defaults."""
-    agent: str = "qsm"
-    """Agent of the other parts, at its defaults."""
-    task: str = "cheetah-run"
-    """Task of the host loop; the parts that simulate nothing have its sizes."""
-    device_task: str = "cartpole-swingup"
-    """Task of the device loop."""
-    seeds: tuple[int, ...] = (1, 4, 16)
-    """Numbers of seeds S."""
-    num_envs: tuple[int, ...] | None = None
-    """Numbers of environments N of the device loop; by default up to 128 on a CPU and 4096 elsewhere."""
-    replay_ratio: str = "1/16"
-    """Updates per environment step in the device loop."""
-    blocks: int = 31
-    """Blocks of each case, in turn; many short ones, for shared machines stand still for moments."""
-    block_seconds: float = 0.1
-    """How long a block takes, about."""
-    capacity: int = 100_000
-    """Rows of each seed's replay buffer."""
-    hidden_sizes: tuple[int, ...] = (256, 256)
-    """Layers of every network."""
-    batch_size: int = 256
-    """Transitions in a batch."""
-    output: Path | None = None
-    """JSON file to write beside the printed tables; written anew after every part."""
+PRECISIONS: tuple[MatmulPrecision, ...] = get_args(MatmulPrecision)
 
 
-class Report:
-    """What was measured, printed and written as it comes."""
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.console = Console(width=None if sys.stdout.isatty() else 160)
-        device = jax.devices()[0]
-        self.content: dict[str, Any] = {
-            "command": " ".join(sys.argv),
-            "commit": git_commit(),
-            "device": device.device_kind,
-            "platform": device.platform,
-            "machine": platform.machine(),
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "packages": package_versions(),
-            "rows": [],
-        }
-
-    def add(self, part: str, rows: list[dict[str, Any]]) -> None:
-        """Prints a table of `rows` and writes everything so far."""
-        self.content["rows"] += [{"part": part} | row for row in rows]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        table = Table(*(name.replace("_", " ") for name in names), title=part)
-        for row in rows:
-            table.add_row(*(show(row.get(name)) for name in names))
-        self.console.print(table)
-        if self.options.output is not None:
-            self.options.output.parent.mkdir(parents=True, exist_ok=True)
-            self.options.output.write_text(json.dumps(self.content, indent=1) + "\n")
-
-
-def show(value: Any) -> str:
-    """Three digits of a number, or thousands."""
-    if not isinstance(value, float):
-        return "" if value is None else str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def compare(parts: list[cases.Case], options: Options) -> dict[str, list[float]]:
-    """Seconds per unit of each case's blocks: one block of each in turn, after one that is not counted."""
-    units = {}
-    for case in parts:
-        case.run(2)
-        pace = case.run(4)
-        units[case.name] = max(case.least, min(case.most, int(options.block_seconds / pace)))
-    times: dict[str, list[float]] = {case.name: [] for case in parts}
-    for _ in range(options.blocks):
-        for case in parts:
-            times[case.name].append(case.run(units[case.name]))
-    return times
-
-
-def fastest_tenth(times: list[float]) -> float:
-    """The time that a tenth of the blocks stay below: what others on the machine did not slow down."""
-    return statistics.quantiles(times, n=10, method="inclusive")[0]
-
-
-def ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Median of the ratios within a round."""
-    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
-
-
-def rates(case: cases.Case, times: list[float], matmul: float) -> dict[str, Any]:
-    """What a case does in a second, summed over its seeds, and what it takes."""
-    seconds = statistics.median(times)
-    updates = case.updates_per_unit / seconds
-    gflops = updates * case.gflop_per_update
-    return {
-        "env_steps_per_second": case.env_steps_per_unit / seconds or None,
-        "updates_per_second": updates or None,
-        "updates_per_second_undisturbed": case.updates_per_unit / fastest_tenth(times) or None,
-        "gflop_per_second": gflops or None,
-        "share_of_matmul_rate": gflops / matmul or None,
-        "spread": (max(times) - min(times)) / seconds,
-        "program_bytes": case.program_bytes(),
-        "compile_seconds": case.compile_seconds,
-        "first_step_seconds": case.first_step_seconds,
-    }
-
-
-def measure_agents(options: Options, matmul: float) -> list[dict[str, Any]]:
-    """The whole loop and the bare update of each agent."""
-    rows = []
-    for name in options.agents:
-        loop = cases.HostCase("loop", sizes(options, name), 1)
-        bare = cases.BareUpdate("bare", sizes(options, name))
-        times = compare([loop, bare], options)
-        row = rates(loop, times["loop"], matmul)
-        bare_seconds = statistics.median(times["bare"])
-        row |= {
-            "bare_updates_per_second": 1 / bare_seconds,
-            "loop_to_bare_time": ratio(times["loop"], times["bare"]),
-        }
-        rows.append({"agent": name} | row)
-    return rows
-
-
-def measure_seeds(options: Options, matmul: float, kind: type[cases.Case]) -> list[dict[str, Any]]:
+def measure_seeds(bench: Bench, part: str, kind: Any) -> None:
     """S seeds in one program beside one."""
-    made = [kind(f"S={number}", sizes(options, options.agent), number) for number in options.seeds]  # type: ignore[call-arg]
-    times = compare(made, options)
-    rows = []
-    for number, case in zip(options.seeds, made, strict=True):
-        row: dict[str, Any] = {"agent": options.agent, "seeds": number}
-        row |= rates(case, times[case.name], matmul)
+    options = bench.options
+    made = []
+    for number in options.seeds:
+        what = {"part": part, "agent": options.agent, "seeds": number}
+        made.append(bench.start(what, functools.partial(kind, f"S={number}", options.sizes(), number)))
+    done = bench.compare(made)
+    one = find(done, "S=1")
+    for timed in done:
+        number = timed.what["seeds"]
         # 1 where S seeds cost S times as much as one.
-        one = times[made[0].name]
-        row["time_to_that_of_seeds_alone"] = ratio(times[case.name], one) / number
-        row["undisturbed"] = fastest_tenth(times[case.name]) / fastest_tenth(one) / number
-        rows.append(row)
-    return rows
+        relative = ratio(timed, one)
+        calm = fastest_tenth(timed.times) / fastest_tenth(one.times) / number if one is not None else None
+        bench.tell(timed, time_to_that_of_seeds_alone=relative and relative / number, undisturbed=calm)
 
 
-def measure_precision(options: Options, matmul: float) -> list[dict[str, Any]]:
+def measure_host(bench: Bench) -> None:
+    """The host loop of S seeds."""
+    cases.make_host_env(bench.options.task, seed=0)  # once, and not at every case, says what is missing
+    measure_seeds(bench, "host", cases.HostCase)
+
+
+def measure_precision(bench: Bench) -> None:
     """Updates of the largest number of seeds at each precision of matrix products."""
+    options = bench.options
     number = max(options.seeds)
-    size = sizes(options, options.agent)
-    made = [cases.LearnCase(name, size, number, name) for name in get_args(MatmulPrecision)]
-    times = compare([*made], options)
-    rows = []
-    for case in made:
-        row: dict[str, Any] = {"agent": options.agent, "seeds": number, "matmul_precision": case.precision}
-        row |= rates(case, times[case.name], matmul)
-        row["time_to_that_of_float32"] = ratio(times[case.name], times["float32"])
-        rows.append(row)
-    return rows
+    made = []
+    for precision in PRECISIONS:
+        what = {"part": "precision", "agent": options.agent, "seeds": number, "matmul_precision": precision}
+        make = functools.partial(cases.LearnCase, precision, options.sizes(), number, precision)
+        made.append(bench.start(what, make))
+    done = bench.compare(made)
+    exact = find(done, "float32")
+    for timed in done:
+        bench.tell(timed, timed.case.name, time_to_that_of_float32=ratio(timed, exact))
 
 
-def measure_device(options: Options, matmul: float) -> list[dict[str, Any]]:
-    """Over environments with one seed, then over seeds with the number of environments in the middle."""
-    on_cpu = jax.default_backend() == "cpu"
-    numbers = options.num_envs or ((1, 16, 128) if on_cpu else (1, 16, 256, 1024, 4096))
+def device_cases(options: Options, on_cpu: bool) -> list[tuple[int, int]]:
+    """Pairs (S, N): N environments of one seed, S seeds with the N in the middle; the largest N last."""
+    numbers = sorted(options.num_envs or ((1, 16, 128) if on_cpu else (1, 16, 256, 1024, 4096)))
     middle = numbers[len(numbers) // 2]
     wanted = [(1, number) for number in numbers]
     wanted += [(seeds, middle) for seeds in options.seeds if seeds > 1]
-    environment = cases.mjx_environment(options.device_task)
-    rows = []
-    for seeds, number in wanted:
-        size = sizes(options, options.agent)
-        learning = cases.DeviceCase("learning", size, seeds, number, options.replay_ratio, environment)
-        idle = cases.DeviceCase.without_updates("idle", learning)
-        times = compare([learning, idle], options)
-        row: dict[str, Any] = {"agent": options.agent, "seeds": seeds, "num_envs": number}
-        row |= rates(learning, times["learning"], matmul)
-        row["replay_ratio"] = options.replay_ratio
+    if not on_cpu and numbers[-2:][0] > middle and max(options.seeds) > 1:
+        # An accelerator may have room for seeds where the environments of one alone keep it busy.
+        wanted.append((max(options.seeds), numbers[-2]))
+    return sorted(wanted, key=lambda pair: pair[1] == numbers[-1])
+
+
+def measure_device(bench: Bench) -> None:
+    """The device loop over environments and over seeds."""
+    environment = cases.mjx_environment(bench.options.device_task)
+    for seeds, number in device_cases(bench.options, jax.default_backend() == "cpu"):
+        measure_device_case(bench, seeds, number, environment)
+
+
+def measure_device_case(bench: Bench, seeds: int, number: int, environment: DeviceEnvironment) -> None:
+    """S seeds with N environments each, beside the same ticks without updates; frees the device as it returns."""
+    options = bench.options
+    what = {"part": "device", "agent": options.agent, "seeds": seeds, "num_envs": number}
+    arguments = (options.sizes(), seeds, number, options.replay_ratio, environment)
+    learning = bench.start(what, functools.partial(cases.DeviceCase, "learning", *arguments))
+    if learning is None:
+        return
+    bench.report.update(learning.row, {"replay_ratio": options.replay_ratio})
+    idle = None
+    with bench.report.guarded(what | {"case": "idle"}):
+        case = cases.DeviceCase.without_updates("idle", learning.case)  # type: ignore[arg-type]
+        idle = Timed(case, learning.folder, what | {"case": "idle"}, {})
+    done = bench.compare([learning, idle])
+    if find(done, "learning") is not None:
         # Simulator, acting and replay writes; what is left is learning.
-        row["share_without_updates"] = ratio(times["idle"], times["learning"])
-        rows.append(row)
-    return rows
+        idle = find(done, "idle")
+        bench.tell(learning, share_without_updates=None if idle is None else ratio(idle, learning))
 
 
-def measure_processes(options: Options) -> list[dict[str, Any]]:
+def measure_agents(bench: Bench) -> None:
+    """The whole loop and the bare update of each agent; the update alone where there is no dm_control."""
+    options = bench.options
+    has_loop = False
+    with bench.report.guarded({"part": "agents", "case": "loop"}):
+        cases.make_host_env(options.task, seed=0)
+        has_loop = True
+    for name in options.agents:
+        what = {"part": "agents", "agent": name}
+        size = options.sizes(name)
+        loop = bench.start(what, functools.partial(cases.HostCase, "loop", size, 1)) if has_loop else None
+        make = functools.partial(cases.BareUpdate, "bare", size)
+        bare = bench.start(what | {"case": "bare"}, make, add=False)
+        done = bench.compare([loop, bare])
+        loop, bare = find(done, "loop"), find(done, "bare")
+        more: dict[str, Any] = {}
+        if bare is not None:
+            more = {
+                f"bare_{key}": value for key, value in bare.row.items() if key.endswith(("seconds", "start"))
+            }
+            more["bare_updates_per_second"] = 1 / statistics.median(bare.times)
+        if loop is not None:
+            bench.tell(loop, **more, loop_to_bare_time=ratio(loop, bare))
+        elif more:
+            bench.report.add(what | more)
+
+
+def child_arguments(options: Options, seconds: float) -> list[str]:
+    """Of a process that measures one seed of the host loop, in at most so many seconds."""
+    return [
+        *("--parts", "host", "--seeds", "1", "--agent", options.agent, "--task", options.task),
+        *("--blocks", str(options.blocks), "--block-seconds", str(options.block_seconds)),
+        *("--capacity", str(options.capacity), "--batch-size", str(options.batch_size)),
+        *("--hidden-sizes", *map(str, options.hidden_sizes), "--minutes", str(seconds / 60)),
+    ]
+
+
+def measure_processes(bench: Bench) -> None:
     """One process a core, pinned to it, each with one seed of the host loop."""
+    cases.make_host_env(bench.options.task, seed=0)
     cores = sorted(os.sched_getaffinity(0))
+    arguments = [sys.executable, __file__, *child_arguments(bench.options, bench.budget.left())]
+    environ = os.environ | {"JAX_PLATFORMS": "cpu"}
+    started: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{core}.json" for core in cores]
-        arguments = [f"--agent={options.agent}", f"--task={options.task}", "--parts", "host", "--seeds", "1"]
-        arguments += [f"--blocks={options.blocks}", f"--block-seconds={options.block_seconds}"]
-        started = [
-            subprocess.Popen(
-                [sys.executable, __file__, *arguments, "--output", str(file)],
-                stdout=subprocess.DEVNULL,
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            )
-            for file in files
-        ]
-        for core, process in zip(cores, started, strict=True):
-            os.sched_setaffinity(process.pid, {core})  # before it has imported JAX, whose threads inherit it
-        failed = [process.wait() for process in started]
-        if any(failed):
-            sys.exit(f"a measuring process ended with status {max(failed)}; its output is above")
-        found = [json.loads(file.read_text())["rows"][0] for file in files]
-    total = {name: sum(row[name] for row in found) for name in ("env_steps_per_second", "updates_per_second")}
-    return [{"agent": options.agent, "processes": len(cores)} | total]
+        try:
+            for core, file in zip(cores, files, strict=True):
+                with file.with_suffix(".log").open("wb") as log:
+                    command = [*arguments, "--output", str(file)]
+                    started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environ))
+                # Before it has imported JAX, whose threads inherit it.
+                os.sched_setaffinity(started[-1].pid, {core})
+            for process, file in zip(started, files, strict=True):
+                if process.wait(timeout=max(bench.budget.left(), 1.0)):
+                    said = file.with_suffix(".log").read_text(errors="replace").strip()
+                    print(said, file=sys.stderr)
+                    last = said.rpartition("\n")[2]
+                    raise RuntimeError(f"a measuring process ended with status {process.returncode}: {last}")
+        except subprocess.TimeoutExpired:
+            raise OutOfTimeError("the measuring processes did not end in time") from None
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        found = [json.loads(file.read_text())["rows"] for file in files]
+    names = ("env_steps_per_second", "updates_per_second")
+    if not all(rows and set(names) <= rows[0].keys() for rows in found):
+        raise OutOfTimeError("the measuring processes did not come to their rates in time")
+    total = {name: sum(rows[0][name] for rows in found) for name in names}
+    what = {"part": "processes", "agent": bench.options.agent, "processes": len(cores)}
+    bench.report.add(what | total)
 
 
-def sizes(options: Options, agent: str) -> cases.Sizes:
-    """What the cases have in common."""
-    return cases.Sizes(agent, options.task, options.capacity, options.hidden_sizes, options.batch_size)
-
-
-def main() -> None:
-    """Measures, prints the tables, writes the JSON."""
-    options = tyro.cli(Options, description=__doc__)
-    with tempfile.TemporaryDirectory() as cache:
-        # Empty, so that compile times are those of a first start; a program is read back to ask for its memory.
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_default_matmul_precision", "float32")
-        report = Report(options)
-        products = cases.matmul_rates(options.batch_size, options.hidden_sizes[0], options.blocks)
-        matmul = max(products.values())
-        cost = cases.replay_milliseconds(options.capacity, options.blocks, options.batch_size)
-        report.content |= {"matmul_gflop_per_second": products, "replay_milliseconds": cost}
-        kind = f"{report.content['device']} {report.content['processor']}, {report.content['cores']} cores"
-        report.console.print(f"{kind}, jax {jax.__version__}")
-        for product, rate in products.items():
-            report.console.print(f"matrix multiply {product}: {rate:,.0f} GFLOP/s")
-        report.console.print(
+def measure_limits(bench: Bench) -> None:
+    """Matrix products at each precision, and the cost of replay."""
+    options, report = bench.options, bench.report
+    at: dict[str, dict[str, float]] = {}
+    for precision in PRECISIONS:
+        with report.guarded({"part": "limits", "matmul_precision": precision}):
+            width = options.hidden_sizes[0]
+            at[precision] = limits.matmul_rates(options.batch_size, width, options.blocks, precision)
+            bench.matmul[precision] = max(at[precision].values())
+            for product, rate in at[precision].items():
+                report.say(f"matrix multiply {product}, {precision}: {rate:,.0f} GFLOP/s")
+    report.content |= {
+        "matmul_gflop_per_second": at.get("float32", {}),
+        "matmul_gflop_per_second_at_precision": at,
+    }
+    with report.guarded({"part": "limits", "case": "replay"}):
+        cost = limits.replay_milliseconds(options.capacity, options.blocks, options.batch_size)
+        report.content["replay_milliseconds"] = cost
+        report.say(
             f"replay, {options.capacity:,} rows, insert and sample of {options.batch_size}: {cost:.3f} ms"
         )
-        for part in options.parts:
-            if part == "agents":
-                report.add(part, measure_agents(options, matmul))
-            elif part == "seeds":
-                report.add(part, measure_seeds(options, matmul, cases.LearnCase))
-            elif part == "precision":
-                report.add(part, measure_precision(options, matmul))
-            elif part == "host":
-                report.add(part, measure_seeds(options, matmul, cases.HostCase))
-            elif part == "device":
-                report.add(part, measure_device(options, matmul))
-            else:
-                report.add(part, measure_processes(options))
-        if options.output is not None:
-            report.console.print(f"written to {options.output}")
+
+
+MEASURES: dict[str, Callable[[Bench], None]] = {
+    "limits": measure_limits,
+    "seeds": lambda bench: measure_seeds(bench, "seeds", cases.LearnCase),
+    "precision": measure_precision,
+    "device": measure_device,
+    "agents": measure_agents,
+    "host": measure_host,
+    "processes": measure_processes,
+}
+
+
+def main(arguments: Sequence[str] | None = None, clock: Callable[[], float] = time.monotonic) -> int:
+    """Measures, prints, writes the JSON; returns the exit status.
+
+    Args:
+      clock: seconds, for `--minutes` and what each part took; what is measured has a clock of its own.
+    """
+    options = parse(arguments, __doc__)
+    budget = Budget(options.minutes, clock)
+    report = Report(options.output)
+    content = report.content
+    report.say(f"{content['device']} {content['processor']}, {content['cores']} cores, jax {jax.__version__}")
+    with caches() as folders, jax.default_matmul_precision("float32"):
+        bench = Bench(options, report, budget, folders)
+        for name in dict.fromkeys([options.agent, *(options.agents if "agents" in options.parts else ())]):
+            with report.guarded({"part": "limits", "agent": name}):
+                options.sizes(name).import_agent()
+        for part in ("limits", *options.parts):
+            began, bench.longest = budget.elapsed(), 0.0
+            with report.guarded({"part": part}):
+                budget.check()
+                MEASURES[part](bench)
+            report.part_seconds[part] = budget.elapsed() - began
+            report.say(f"\n{part} ({report.part_seconds[part]:.0f} s)")
+            report.table(part)
+            report.write()
+    if options.output is not None:
+        report.say(f"written to {options.output}")
+    if failures := report.failures():
+        report.say(f"failed: {'; '.join(failures)}")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

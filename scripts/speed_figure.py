@@ -41,8 +41,8 @@ def name_of(report: dict[str, Any]) -> str:
 
 
 def rows_of(report: dict[str, Any], part: str) -> list[dict[str, Any]]:
-    """What was measured in `part`."""
-    return [row for row in report["rows"] if row["part"] == part]
+    """What was measured in `part`; a case that started and came no further has no rates."""
+    return [row for row in report["rows"] if row["part"] == part and row.get("updates_per_second")]
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
             right.plot(
                 numbers, [row["env_steps_per_second"] for row in alone], "o-", color=colour, label=label
             )
-            idle = [row["env_steps_per_second"] / row["share_without_updates"] for row in alone]
+            idle = [row["env_steps_per_second"] / (row["share_without_updates"] or math.nan) for row in alone]
             right.plot(numbers, idle, "o:", color=colour, label=f"{machine}: the same without updates")
     left.set(title="seeds in one program", xlabel="seeds", ylabel="updates per second, all seeds")
     right.set(title="environments of one seed", xlabel="environments", ylabel="environment steps per second")
