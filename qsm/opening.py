@@ -108,6 +108,11 @@ def where_to_resume(
     for i in going:
         if not checkpoints[i].steps():
             _refuse_if_saved(runs[i])
+    if not all(checkpoints[i].steps() for i in going) and not any(_saved_step(runs[i]) for i in going):
+        # Killed while it saved for the first time: some may have a checkpoint, and others none yet.
+        for one in checkpoints:
+            one.go_back_to(NO_STEP)
+        return np.array([*np.zeros_like(held), NO_STEP])
     step = common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
     if step is None:
         return np.array([*np.zeros_like(held), NO_STEP])

@@ -56,7 +56,8 @@ def train(
       UserError: an impossible option, or a folder that cannot take its run.
     """
     launch = launch or LaunchOptions()
-    told = [line for line in (runtime.join_processes(), runtime.use_cache()) if line]  # once there is a display
+    # Told once there is a display.
+    told = [line for line in (runtime.join_processes(), runtime.use_cache()) if line]
     is_writer = runtime.is_writer()
     # Whether it fits is known before a folder is made.
     with runtime.together():

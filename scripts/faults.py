@@ -81,33 +81,27 @@ class Training:
     @property
     def folders(self) -> list[Path]:
         """Of the runs, as far as they have been made."""
-        return sorted(path.parent for path in self.root.rglob("config.json"))
+        return sorted(path.parent for path in self.root.glob("*/*/*/seed_*/config.json"))
 
     @property
     def folder(self) -> Path:
         """Of the first run."""
         return self.folders[0]
 
-    def start(
-        self, wrapper: str = "", limit: int | None = None, wandb: str | None = None
-    ) -> subprocess.Popen[str]:
+    def start(self, wrapper: str = "", limit: int | None = None) -> subprocess.Popen[str]:
         """Starts `qsm train`.
 
         Args:
           wrapper: Python that is run before, in the same process.
           limit: bytes that any file may have.
-          wandb: mode in place of `disabled`.
         """
-        arguments = list(self.arguments)
-        if wandb is not None:
-            arguments[arguments.index("--wandb") + 1] = wandb
         if limit is not None:
             wrapper = (
                 f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{wrapper}"
             )
         program = f"{wrapper}\nimport sys\nfrom qsm.cli import main\nsys.exit(main(sys.argv[1:]))\n"
         return subprocess.Popen(
-            [sys.executable, "-c", program, *arguments, "--runs", str(self.root)],
+            [sys.executable, "-c", program, *self.arguments, "--runs", str(self.root)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -133,17 +127,20 @@ class Training:
         """Waits until there are checkpoints from `number` steps on, or the process has ended."""
         began = time.monotonic()
         while process.poll() is None and time.monotonic() - began < PATIENCE:
-            if any(
-                path.name.isdigit() and int(path.name) >= number for path in self.root.rglob("checkpoints/*")
-            ):
+            if any(step >= number for folder in self.folders for step in steps_of(folder)):
                 return
             time.sleep(0.01)
 
 
+def steps_of(folder: Path) -> list[int]:
+    """Of the checkpoints of a run."""
+    there = os.listdir(folder / "checkpoints") if (folder / "checkpoints").is_dir() else []
+    return [int(name) for name in there if name.isdigit()]
+
+
 def newest(folder: Path) -> Path:
     """Folder of the newest checkpoint of a run."""
-    names = [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
-    return folder / "checkpoints" / max(names, key=int)
+    return folder / "checkpoints" / str(max(steps_of(folder)))
 
 
 def content(run: Training) -> dict[str, Any]:
@@ -279,8 +276,8 @@ def break_wandb(run: Training, draw: random.Random) -> int:
         "from qsm import wandb_sink\nclass Run:\n    def log(self, *rest, **more): raise OSError('no route')\n"
         "wandb_sink.WandbSink._start = lambda self, run, mode: Run()"
     )
-    process = run.start(wrapper, wandb="offline")
-    assert run.end(process) == 0, run.output
+    run.arguments = ["offline" if word == "disabled" else word for word in run.arguments]
+    assert run.end(run.start(wrapper)) == 0, run.output
     assert "wandb is off for the rest of this run" in " ".join(run.output.split()), run.output
     return 1
 
@@ -365,10 +362,10 @@ def main() -> None:
             try:
                 number = case(run, draw)
                 status = run.finish()
-                found = content(run)
+                found = content(run) if status == 0 else {}
                 keys = sorted(left_alone.keys() | found.keys())
                 wrong = [key for key in keys if left_alone.get(key) != found.get(key)]
-                problem = f"status {status}: {run.output[-200:]}" if status else ", ".join(wrong[:3])
+                problem = f"status {status}: {run.output[-300:]}" if status else ", ".join(wrong[:3])
             except (AssertionError, OSError, ValueError, subprocess.TimeoutExpired) as error:
                 number, problem = 1, str(error)[:300]
             injected, survived = injected + number, survived + (0 if problem else number)

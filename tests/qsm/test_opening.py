@@ -152,6 +152,21 @@ def test_a_run_that_was_never_saved_begins_anew(tmp_path: Path):
     assert status(folder(tmp_path, 0))["saved_step"] == 40
 
 
+def test_a_group_killed_while_it_saved_for_the_first_time_begins_anew(tmp_path: Path):
+    """One of the runs has its checkpoint then, and the other none."""
+    assert run(tmp_path / "whole") == "finished"
+    assert run(tmp_path / "part", at_step=stop_at(5)) == "preempted"
+    shutil.rmtree(folder(tmp_path / "part", 1) / "checkpoints")
+    for seed in (0, 1):
+        path = folder(tmp_path / "part", seed)
+        (path / "status.json").write_text(json.dumps(status(path) | {"state": "running", "saved_step": None}))
+    assert run(tmp_path / "part") == "finished"
+    for seed in (0, 1):
+        for name in ("train.csv", "eval.csv"):
+            one, other = (read_csv(folder(tmp_path / root, seed) / name) for root in ("part", "whole"))
+            assert [row["step"] for row in one] == [row["step"] for row in other]
+
+
 def test_checkpoints_without_their_checksums_are_all_kept(tmp_path: Path):
     assert run(tmp_path, seeds=1, at_step=stop_at(25)) == "preempted"
     path = folder(tmp_path, 0)
