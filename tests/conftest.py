@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Whatever terminal starts the tests: rich draws nothing live on one that calls itself dumb.
+os.environ["TERM"] = "xterm-256color"
 # Most of these tests' time is compilation, and most programs are compiled by many of them: kept from test to test and
 # from run to run, for each test process by itself, as JAX locks no cache without a bound. `make clean` removes it.
 _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
@@ -29,6 +31,8 @@ import jax  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# As every run sets it, so that a test that trains does not have the programs of later ones traced anew.
+jax.config.update("jax_default_matmul_precision", "float32")
 
 hypothesis.settings.register_profile(
     "qsm",

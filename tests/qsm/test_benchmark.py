@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -344,8 +345,13 @@ def test_stopping_saves_what_runs_and_starts_nothing_more(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_benchmark_with_its_status(tmp_path: Path, number: int) -> None:
-    whole, former = grid(tmp_path, 1), signal.getsignal(number)
+def test_a_signal_ends_the_benchmark_with_its_status(
+    tmp_path: Path, number: int, request: pytest.FixtureRequest
+) -> None:
+    # Whoever started the tests in the background, or by nohup, may have had it ignored.
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    request.addfinalizer(functools.partial(signal.signal, number, signal.signal(number, usual)))
+    whole, former = grid(tmp_path, 1), usual
     found = whole.cells()
     running = threading.Event()
 
