@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`qsm.load_policy`, imported when it is asked for: the command line answers without JAX."""
     if name == "load_policy":
-        from qsm.policy import load_policy
+        from qsm.policies.policy import load_policy
 
         return load_policy
     raise AttributeError(f"module 'qsm' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from qsm.cli import main
+from qsm.command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

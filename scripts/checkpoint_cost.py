@@ -3,7 +3,7 @@
     python scripts/checkpoint_cost.py [--agent qsm] [--intervals 1000 10000 100000] [--folder /where/runs/lie]
 
 Each checkpoint goes the way of those of a training: state and new rows are copied from the device, then written by
-`qsm.saver`. Medians over several.
+`qsm.checkpoints.saver`. Medians over several.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 import agents
-from qsm.checkpoint import Checkpoints, Saved
-from qsm.learner import Learner
-from qsm.loop import Counters
-from qsm.saver import Saver
+from qsm.checkpoints.checkpoint import Checkpoints, Saved
+from qsm.checkpoints.saver import Saver
+from qsm.learning.learner import Learner
+from qsm.learning.schedule import Counters
 
 
 @dataclasses.dataclass(frozen=True)

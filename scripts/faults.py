@@ -30,10 +30,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from qsm import segments
-from qsm.checkpoint import named_leaves
-from qsm.csvfile import read_csv
-from qsm.replay import ROW_FIELDS
+from qsm.checkpoints.checkpoint import named_leaves
+from qsm.data import segments
+from qsm.data.replay import ROW_FIELDS
+from qsm.record.tables import read_csv
 
 STEPS, INTERVAL = 1200, 100
 TRAINING = (

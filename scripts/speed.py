@@ -42,7 +42,7 @@ from speed_report import Budget, OutOfTimeError, Report
 from speed_starts import caches
 
 from envs.api import DeviceEnvironment
-from qsm.config import MatmulPrecision
+from qsm.options.run import MatmulPrecision
 
 PRECISIONS: tuple[MatmulPrecision, ...] = get_args(MatmulPrecision)
 

@@ -21,13 +21,13 @@ import agents
 from agents.api import Transition
 from envs.api import Arrival, DeviceEnvironment, EnvSpec, HostEnvironment
 from envs.vector import VectorEnvironment
-from qsm.config import MatmulPrecision, RunConfig
-from qsm.host_loop import HostLoop
-from qsm.learner import Learner, TrainState
-from qsm.loop import Counters, Hooks
+from qsm.learning.host_loop import HostLoop
+from qsm.learning.learner import Learner, TrainState
+from qsm.learning.schedule import Counters, Hooks
+from qsm.options.run import MatmulPrecision, RunConfig
 
 if TYPE_CHECKING:
-    from qsm.device_loop import DeviceLoop
+    from qsm.learning.device_loop import DeviceLoop
 
 # What other scripts take from here.
 __all__ = ["SPEC", "BareUpdate", "Case", "DeviceCase", "HostCase", "LearnCase", "Sizes", "full_replay"]
@@ -281,7 +281,7 @@ class DeviceCase(_Timed):
         replay_ratio: str,
         environment: DeviceEnvironment,
     ) -> None:
-        device_loop: Any = importlib.import_module("qsm.device_loop")  # brings psutil and filelock
+        device_loop: Any = importlib.import_module("qsm.learning.device_loop")  # brings psutil and filelock
         self.name, self.most = name, device_loop.CHUNK
         vector = VectorEnvironment(environment, num_envs)
         self.spec = spec = vector.spec

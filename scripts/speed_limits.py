@@ -14,8 +14,8 @@ import numpy as np
 import agents
 from agents.api import Transition
 from envs.api import EnvSpec, StepType, TimeStep
-from qsm import replay
-from qsm.config import MatmulPrecision
+from qsm.data import replay
+from qsm.options.run import MatmulPrecision
 
 SPEC = EnvSpec("cheetah-run", observation_size=17, action_size=6, episode_steps=1000, action_repeat=1)
 """Of the cases that simulate nothing: they run where no simulator is installed."""

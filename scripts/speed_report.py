@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
-from qsm.errors import first_line
-from qsm.files import replace_file
-from qsm.provenance import git_commit, package_versions, processor
+from qsm.base.errors import first_line
+from qsm.base.files import replace_file
+from qsm.record.provenance import git_commit, package_versions, processor
 
 SCRIPTS = ("speed", "speed_bench", "speed_cases", "speed_limits", "speed_report", "speed_starts")
 OURS = ("agents", "envs", "qsm", *SCRIPTS)

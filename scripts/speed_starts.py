@@ -19,7 +19,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 LEAST_COMPILE_SECONDS = 0.5
-"""Programs that compile faster are not kept, as in a training (`qsm.runtime.use_cache`)."""
+"""Programs that compile faster are not kept, as in a training (`qsm.devices.runtime.use_cache`)."""
 
 
 @dataclasses.dataclass

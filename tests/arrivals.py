@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from envs.api import Arrival, StepType, TimeStep
-from qsm import replay
-from qsm.replay import Replay, Rows
+from qsm.data import replay
+from qsm.data.replay import Replay, Rows
 
 
 def stored(buffer: Replay, since: np.ndarray | None = None) -> Rows:

@@ -15,10 +15,10 @@ import jax
 
 from agents.sac import SACConfig
 from envs import dmc, mjx
-from qsm.config import Backend, LaunchOptions, RunConfig
-from qsm.group import members
-from qsm.session import Session
-from qsm.train import Outcome, train
+from qsm.options.run import Backend, LaunchOptions, RunConfig
+from qsm.training.group import members
+from qsm.training.session import Session
+from qsm.training.train import Outcome, train
 from tests.probe_device_environments import ActionReward
 from tests.probe_environments import ObservationReward
 

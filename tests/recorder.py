@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from qsm.learner import TrainState
-from qsm.loop import Counters, Hooks
+from qsm.learning.learner import TrainState
+from qsm.learning.schedule import Counters, Hooks
 
 
 @dataclasses.dataclass

@@ -12,9 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import agents
-from qsm import statistics
-from qsm.config import MjxRunConfig, RunConfig
-from qsm.rundir import RunDir, resolved_config, run_path
+from qsm.options.run import MjxRunConfig, RunConfig
+from qsm.record.run_folder import RunDir, resolved_config, run_path
+from qsm.report import intervals
 
 STEPS = 30_000
 
@@ -73,4 +73,4 @@ def table(file: Path) -> list[dict[str, str]]:
 def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has no figure drawn, which takes most of a report's time; their numbers are the same."""
     monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: file.write(b"<svg/>"))
-    monkeypatch.setattr(statistics, "RESAMPLES", 20)
+    monkeypatch.setattr(intervals, "RESAMPLES", 20)

@@ -165,7 +165,7 @@ def test_what_is_not_installed_is_skipped_and_no_failure(
 def test_a_module_of_ours_that_cannot_be_imported_is_a_failure(speed: Any) -> None:
     report = speed.Report(None)
     with report.guarded({"part": "seeds"}):
-        raise ImportError("cannot import name 'x' from 'qsm.learner'", name="qsm.learner")
+        raise ImportError("cannot import name 'x' from 'qsm.learning.learner'", name="qsm.learning.learner")
     assert report.failures() == ["seeds"]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agents.config import AgentConfig
-from qsm.config import RunConfig
-from qsm.rundir import RunDir, resolved_config
+from qsm.options.run import RunConfig
+from qsm.record.run_folder import RunDir, resolved_config
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""How JAX runs here: cache, precision, processes, and the variables that rule them."""

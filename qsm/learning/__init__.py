@@ -1,0 +1,1 @@
+"""The compiled programs of S seeds, and the loops that drive them."""

@@ -1,0 +1,309 @@
+"""The device loop: environments, replay and updates in one compiled program. Knows no algorithm by name.
+
+Between two events (logging, evaluation, checkpoint) everything stays on the device: one dispatch runs up to `CHUNK`
+ticks, as many as take about `DISPATCH_SECONDS`, its state is donated, and metrics come over once.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs.api import Arrival, StepType
+from envs.vector import VectorEnvironment, VectorState
+from qsm.data import replay
+from qsm.learning.evaluate import Evaluation
+from qsm.learning.learner import Learner, Streams, TrainState
+from qsm.learning.memory import size_of
+from qsm.learning.placement import each_seed
+from qsm.learning.schedule import Counters, Hooks, Schedule
+from qsm.options.run import RunConfig
+
+CHUNK = 1024
+"""Ticks of one dispatch at most."""
+DISPATCH_SECONDS = 1.0
+"""How long a dispatch may take: so often progress is shown and Ctrl-C heard. The numbers do not depend on it."""
+
+
+class DeviceLoop:
+    """N environments for each of S seeds, stepped together.
+
+    A tick acts in every environment, steps them all, stores what came of it (an episode's end and the next one's
+    beginning as two rows) and makes the updates that have become due.
+
+    Args:
+      environment: `num_envs` of them, for training.
+      config: of the run.
+    """
+
+    def __init__(self, learner: Learner, environment: VectorEnvironment, config: RunConfig) -> None:
+        self.learner = learner
+        self.environment = environment
+        n_step = learner.agent.sampling.n_step
+        self.schedule = Schedule.of(config, environment.spec.action_repeat, n_step)
+        self.evaluation = VectorEnvironment(environment.environment, config.eval_episodes)
+        self.player = DevicePlayer(learner, self.evaluation)
+        self._reset = jax.jit(jax.vmap(self._reset_one))
+        self._advance = jax.jit(self._advance_all, donate_argnums=0)
+
+    @property
+    def steps_per_tick(self) -> int:
+        return self.schedule.increment
+
+    def nbytes(self) -> int:
+        """Bytes of the environments of all seeds, about, those of evaluation included; they are not allocated."""
+        num_envs, num_episodes = self.environment.num_envs, self.evaluation.num_envs
+        training = size_of(_without_keys(jax.eval_shape(self._reset, self.learner.streams.environment)))
+        # In proportion: to trace the reset once more would cost the start a second. The two never step at a time.
+        stepping = self.environment.environment.step_bytes * max(num_envs, num_episodes)
+        return -(-training * (num_envs + num_episodes) // num_envs) + self.learner.num_seeds * stepping
+
+    def begin(self) -> TrainState:
+        environment = self._reset(self.learner.streams.environment)
+        environment = self.learner.placement.put_environment(environment)
+        state = self.learner.init(environment)
+        # The start of every episode is a row of its own.
+        return self._store_start(state)
+
+    def run(self, state: TrainState, counters: Counters, hooks: Hooks) -> tuple[TrainState, Counters]:
+        """Trains from `counters.step` to the last step, or until asked to stop between two dispatches."""
+        step, num_updates = counters
+        if step == 0:
+            hooks.on_evaluation(step, state)
+        pace = Pace()
+        while step < self.schedule.steps and not hooks.should_stop():
+            to_event = (self.schedule.next_event(step) - step) // self.steps_per_tick
+            ticks = min(to_event, pace.ticks)
+            advance = functools.partial(self.advance, state, step, num_updates, ticks)
+            state, num_updates = pace.dispatch(ticks, advance)
+            step += ticks * self.steps_per_tick
+            state = self.schedule.events(step, state, num_updates, hooks)
+        return state, Counters(step, num_updates)
+
+    def advance(self, state: TrainState, step: int, num_updates: int, ticks: int) -> tuple[TrainState, int]:
+        """Dispatches `ticks` (at most `CHUNK`) ticks; returns the new state and count of updates."""
+        # Counted in Python, exactly: the program is given how many updates each tick makes.
+        due = [self.schedule.updates_due(step + (i + 1) * self.steps_per_tick) for i in range(ticks)]
+        updates = np.zeros(CHUNK, np.int32)
+        updates[:ticks] = np.diff([num_updates, *due])
+        state = self._advance(
+            state,
+            self.learner.streams,
+            np.int32(step),
+            np.int32(num_updates),
+            np.int32(ticks),
+            updates,
+            np.int32(self.schedule.random_steps),
+            self.learner.active.copy(),
+        )
+        return state, due[-1]
+
+    def evaluate(self, state: TrainState, step: int) -> list[Evaluation | None]:
+        return self.player(state.agent, step)
+
+    def save(self, state: TrainState, index: int) -> dict[str, np.ndarray]:
+        member = self.learner.placement.member(_without_keys(state.environment), index)
+        return {f"{i:03}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(member))}
+
+    def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> object:
+        template = jax.eval_shape(self._reset, self.learner.streams.environment)
+        leaves, structure = jax.tree.flatten(_without_keys(template))
+        shapes = [leaf.shape[1:] for leaf in leaves]
+        for one in saved:
+            there = [np.shape(one[name]) for name in sorted(one)]
+            if there != shapes:
+                raise ValueError("the environments saved there are not those of this task and num_envs")
+        stacked = [
+            np.stack([np.asarray(one[f"{i:03}"], leaf.dtype) for one in saved])
+            for i, leaf in enumerate(leaves)
+        ]
+        environment = _with_keys(jax.tree.unflatten(structure, stacked), template)
+        return self.learner.placement.put_environment(environment)
+
+    # ---- Programs of the group ----------------------------------------------------------------------------------
+
+    def _advance_all(self, *arguments: Any) -> TrainState:
+        axes = (0, 0, None, None, None, None, None, 0)
+        return self.learner.placement.over_seeds(self._advance_some, axes)(*arguments)
+
+    def _advance_some(
+        self,
+        state: TrainState,
+        streams: Streams,
+        step: jax.Array,
+        num_updates: jax.Array,
+        ticks: jax.Array,
+        updates: jax.Array,
+        random_steps: jax.Array,
+        active: jax.Array,
+    ) -> TrainState:
+        """`ticks` ticks of as many seeds as `state` holds; `updates` `[CHUNK]` tells how many each makes."""
+        simulate = jax.vmap(self._simulate_one, in_axes=(0, 0, 0, None, None, 0))
+
+        def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+            state, count = carry
+            here = step + i * self.steps_per_tick
+            environment, action, arrival = simulate(
+                state.environment, state.agent, streams, here, here < random_steps, active
+            )
+            state = state._replace(environment=environment)
+            state = self.learner.learn_some(state, streams, action, arrival, count, updates[i], active)
+            return self.learner.placement.constrain(state), count + updates[i]
+
+        state, _ = jax.lax.fori_loop(0, ticks, body, (state, num_updates))
+        return state
+
+    def _store_start(self, state: TrainState) -> TrainState:
+        """Writes the FIRST rows of all environments into the empty buffers."""
+
+        def store(state: TrainState) -> TrainState:
+            first = self.environment.first(state.environment)
+            action = jnp.zeros((self.environment.num_envs, self.environment.spec.action_size))
+            return state._replace(replay=replay.insert(state.replay, action, first))
+
+        program = jax.jit(
+            lambda state: self.learner.placement.constrain(jax.vmap(store)(state)), donate_argnums=0
+        )
+        return program(state)
+
+    # ---- Programs of one seed -----------------------------------------------------------------------------------
+
+    def _reset_one(self, stream: jax.Array) -> VectorState:
+        return self.environment.reset(stream)[0]
+
+    def _simulate_one(
+        self,
+        environment: VectorState,
+        agent_state: Any,
+        streams: Streams,
+        step: jax.Array,
+        is_random: jax.Array,
+        active: jax.Array,
+    ) -> tuple[VectorState, jax.Array, Arrival]:
+        """One step of every environment: their new state, the actions `[N, A]` and what came of them."""
+        observation = self.environment.observation(environment)
+        tick = jnp.zeros((), jnp.int32)
+        action = self.learner.act_one(
+            streams.explore, agent_state, observation, step, tick, is_random, "explore"
+        )
+        # The network of a held seed may be NaN, and a failing simulation is reset at every tick, for all seeds.
+        action = jnp.where(active, action, 0.0)
+        environment, arrival = self.environment.step(environment, action, streams.environment)
+        return environment, action, arrival
+
+
+class Pace:
+    """How many ticks to dispatch at once, from how long the last ones took.
+
+    Several processes must dispatch alike and have clocks of their own: they take `CHUNK` always.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.ticks = CHUNK if jax.process_count() > 1 else 1
+        self._clock = clock
+        self._is_first = True
+
+    def dispatch(self, ticks: int, program: Callable[[], tuple[TrainState, int]]) -> tuple[TrainState, int]:
+        """What `program` of `ticks` ticks gives, finished."""
+        if jax.process_count() > 1:
+            return program()
+        began = self._clock()
+        state, num_updates = jax.block_until_ready(program())
+        seconds = self._clock() - began
+        if not self._is_first:  # that one mostly compiled
+            # Slowly up and at once down: ticks of the random start are much cheaper than those that learn.
+            there = int(ticks / max(seconds, 1e-6) * DISPATCH_SECONDS)
+            self.ticks = max(1, min(CHUNK, 4 * self.ticks, there))
+        self._is_first = False
+        return state, num_updates
+
+
+class DevicePlayer:
+    """Evaluation on the device: the episodes of all seeds in one program.
+
+    Args:
+      environment: E of them, one for each episode.
+    """
+
+    def __init__(self, learner: Learner, environment: VectorEnvironment) -> None:
+        self.learner = learner
+        self.environment = environment
+        axes = (0, 0, None)
+        self._play = jax.jit(learner.placement.over_seeds(each_seed(self._play_one, axes), axes))
+
+    def __call__(self, agents: Any, step: int) -> list[Evaluation | None]:
+        """Plays one episode in each environment, from starts that the seed and `step` determine.
+
+        Args:
+          agents: learned states `[S, ...]`.
+
+        Returns:
+          Undiscounted returns and lengths in control steps, for each seed; None for one that is held.
+        """
+        learner = self.learner
+        returns, lengths, failed = learner.placement.fetch(
+            self._play(learner.streams.evaluate, agents, np.int32(step))
+        )
+        return [
+            Evaluation(returns[i].tolist(), lengths[i].tolist(), int(failed[i].sum()))
+            if learner.active[i]
+            else None
+            for i in range(learner.num_seeds)
+        ]
+
+    def _play_one(
+        self, stream: jax.Array, agent_state: Any, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns, lengths and whether the simulation failed, which ends an episode; `[E]` each, of one seed."""
+        spec, num_episodes = self.environment.spec, self.environment.num_envs
+        # Apart from the draws of actions, which fold in a tick from 0 on.
+        starts = jax.random.fold_in(jax.random.fold_in(stream, step), np.uint32(2**32 - 1))
+        environment, _ = self.environment.reset(starts)
+
+        def tick(i: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            environment, running, failed, returns, ticks = carry
+            observation = self.environment.observation(environment)
+            action = self.learner.act_one(
+                stream, agent_state, observation, step, i, jnp.zeros((), bool), "evaluate"
+            )
+            environment, arrival = self.environment.step(environment, action, starts)
+            ticks += running
+            failed |= running & ~arrival.is_valid
+            running &= arrival.is_valid
+            returns += jnp.where(running, arrival.time_step.reward, 0.0)
+            running &= arrival.time_step.step_type != StepType.LAST
+            return environment, running, failed, returns, ticks
+
+        longest = -(-spec.episode_steps // spec.action_repeat)
+        running, zeros = jnp.ones(num_episodes, bool), jnp.zeros(num_episodes, jnp.int32)
+        carry = (environment, running, jnp.zeros(num_episodes, bool), jnp.zeros(num_episodes), zeros)
+        _, _, failed, returns, ticks = jax.lax.fori_loop(0, longest, tick, carry)
+        return returns, jnp.minimum(ticks * spec.action_repeat, spec.episode_steps), failed
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(tree: Any) -> Any:
+    """Typed keys as the numbers they are made of, to be saved."""
+
+    def convert(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.eval_shape(jax.random.key_data, leaf)
+        return jax.random.key_data(leaf)
+
+    return jax.tree.map(convert, tree)
+
+
+def _with_keys(tree: Any, template: Any) -> Any:
+    wrap = jax.random.wrap_key_data
+    return jax.tree.map(lambda leaf, like: wrap(leaf) if _is_key(like) else leaf, tree, template)

@@ -1,0 +1,67 @@
+"""Options as JSON holds them: held to the types of their fields before anything is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import agents
+from qsm.base.errors import nearest
+from qsm.options.parser import LARGEST, kind_of
+from qsm.options.run import RunConfig
+
+
+def agent_options(agent: str, values: Mapping[str, Any]) -> Any:
+    """The options of `agent` out of its `agent_config`.
+
+    Raises:
+      ValueError: an agent, an option or a value that is none here, by name.
+    """
+    if agent not in agents.AGENTS:
+        raise ValueError(f"unknown agent {agent!r}; agents are: {', '.join(agents.AGENTS)}")
+    config_class = agents.config_class(agent)
+    check_types(config_class, values, "agent_config")
+    names = [field.name for field in dataclasses.fields(config_class)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"agent_config.{name} is no option of {agent}.{nearest(name, names)}")
+    try:
+        return agents.config_from_dict(agent, dict(values))
+    except ValueError as error:
+        raise ValueError(f"agent_config.{error}") from error
+
+
+def check_run_options(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for an entry of `run_config` that is not of its option's type; other names are let be."""
+    check_types(RunConfig, values, "run_config")
+
+
+def check_types(config_class: type, values: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError, by name, for an entry of `values` that is not of its field's type, or no choice of it."""
+    hints = get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        value, hint = values.get(field.name, field.default), hints[field.name]
+        if field.name in values and not _is_of(value, hint):
+            kind = kind_of(hint)
+            allowed = "true or false" if kind is None else kind.allowed
+            raise ValueError(f"{where}.{field.name} is {value!r}; it must be {allowed}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether `value`, as JSON has it, is one of type `hint`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, argument) for argument in arguments)
+    if hint is NoneType:
+        return value is None
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_is_of(entry, arguments[0]) for entry in value)
+    if isinstance(value, bool):  # an int to Python, and a mistake here
+        return hint is bool
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:  # of NaN, too
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)

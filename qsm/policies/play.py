@@ -1,0 +1,153 @@
+"""`qsm eval`: plays the newest checkpoint of a run, on the simulator it was trained on or on the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import agents
+from agents.api import Agent
+from envs import render
+from envs.tasks import SAME_OBSERVATIONS, check_task
+from qsm.base.errors import UserError
+from qsm.checkpoints import checkpoint
+from qsm.devices import runtime
+from qsm.learning.evaluate import Evaluation, episode_seed, evaluate
+from qsm.learning.learner import Learner
+from qsm.options import saved
+from qsm.options.run import Backend
+from qsm.record.run_folder import RunDir, load_run
+
+
+def play(
+    run_dir: Path,
+    episodes: int = 10,
+    seed: int = 0,
+    eval_samples: int | None = None,
+    video: Path | None = None,
+    backend: Backend | None = None,
+) -> dict[str, Any]:
+    """Plays the newest checkpoint of a run.
+
+    Args:
+      seed: of the episodes and of the policy's draws; apart from those of training whatever it is.
+      eval_samples: overrides the agent's option, for agents that have it.
+      video: file for a video of the first episode.
+      backend: simulator to play on; the one that the run was trained on by default. On another, the same policy is
+        played on both, and what it loses by the change is among the results.
+
+    Returns:
+      The run's name, the step of its checkpoint, the backend, and the metrics of `Evaluation`.
+
+    Raises:
+      UserError: no run, no checkpoint, an impossible option, observations that differ, or no way to render.
+    """
+    run = load_run(run_dir)
+    trained_on: Backend = run.config["backend"]
+    backend = backend or trained_on
+    task = run.config["task"]
+    try:
+        if video is not None:
+            render.check_path(video)
+            if backend != "dm_control":
+                raise ValueError(
+                    "videos are drawn by dm_control: add --backend dm_control, or leave out --video"
+                )
+        if backend != trained_on:
+            check_task(task, backend)
+            if task not in SAME_OBSERVATIONS:
+                raise ValueError(
+                    f"{task} is observed differently on {trained_on} and {backend}; this policy can only be played on "
+                    f"{trained_on}"
+                )
+    except ValueError as error:
+        raise UserError(f"{run.path}: {error}") from error
+    player = _Player(run, seed, episodes, eval_samples)
+    record: list[np.ndarray] | None = [] if video is not None else None
+    evaluation = player.play(backend, record)
+    result = {"run": str(run.path), "step": player.step, "backend": backend, **evaluation.metrics()}
+    if backend != trained_on:
+        before = player.play(trained_on).metrics()["return_mean"]  # of the same checkpoint
+        after = result["return_mean"]
+        result[f"return_mean on {trained_on}"] = before
+        result["lost"] = before - after
+        result["lost_share"] = f"{(before - after) / before:.1%}" if before else "undefined"
+    if video is not None and record is not None:
+        try:
+            first = episode_seed(seed, player.step + 1, 0)
+            drawn = render.render_episode(
+                task,
+                run.config["run_config"]["seed"],
+                np.stack(record),
+                video,
+                player.action_repeat,
+                episode_seed=first,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise UserError(str(error)) from error
+        result["video"] = str(drawn.path)
+    return result
+
+
+class _Player:
+    """A run's newest policy, to be played on either backend."""
+
+    def __init__(self, run: RunDir, seed: int, episodes: int, eval_samples: int | None) -> None:
+        self._run, self._seed, self._episodes = run, seed, episodes
+        config = run.config
+        try:
+            saved.check_run_options(config["run_config"])
+            options = saved.agent_options(config["agent"], config["agent_config"])
+            if eval_samples is not None:
+                options = agents.override(options, eval_samples=eval_samples)
+            self._options = options
+            self.action_repeat = config["run_config"]["action_repeat"]
+            # Runs of the first version name none.
+            runtime.set_precision(config["run_config"].get("matmul_precision", "float32"))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{run.path}: {error}") from error
+        self.step = 0
+        self._agents: Any = None  # read once: training may go on meanwhile
+
+    def play(self, backend: Backend, record: list[np.ndarray] | None = None) -> Evaluation:
+        """One evaluation; the actions of its first episode go to `record`, on dm_control."""
+        config = self._run.config
+        try:
+            if backend == "mjx":
+                from envs import mjx
+                from envs.vector import VectorEnvironment
+
+                vector = VectorEnvironment(mjx.make_env(config["task"], self.action_repeat), self._episodes)
+                spec = vector.spec
+            else:
+                from envs import dmc
+
+                train_seed = config["run_config"]["seed"]
+                host = [
+                    dmc.make_env(config["task"], train_seed, self.action_repeat)
+                    for _ in range(self._episodes)
+                ]
+                spec = host[0].spec
+            agent: Agent = agents.build(
+                config["agent"], self._options, spec.observation_size, spec.action_size
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self._run.path}: {error}") from error
+        learner = Learner(agent, spec, self._seed, capacity=1)
+        if self._agents is None:
+            agent_state, self.step = checkpoint.restore_agent(self._run.checkpoints, learner)
+            self._agents = jax.tree.map(lambda leaf: np.asarray(leaf)[None], agent_state)
+        stacked = self._agents
+        # One step past any of training, so that these episodes are not those of the curve.
+        step = self.step + 1
+        if backend == "mjx":
+            from qsm.learning.device_loop import DevicePlayer
+
+            (result,) = DevicePlayer(learner, vector)(stacked, step)
+        else:
+            (result,) = evaluate(learner, stacked, [host], step, record)
+        assert result is not None
+        return result

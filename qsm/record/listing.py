@@ -1,0 +1,84 @@
+"""`qsm runs`: what was trained, how far it came, and why it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from envs.tasks import BACKENDS, check_task
+from qsm.base.errors import UserError, printable
+from qsm.base.files import read_json
+from qsm.options.saved import agent_options, check_run_options
+from qsm.record import lock
+from qsm.record.run_folder import RunDir, find_runs, load_run
+
+
+class Row(NamedTuple):
+    """One run, as texts."""
+
+    task: str
+    agent: str  # with its label
+    seed: str
+    backend: str
+    progress: str
+    last_return: str
+    state: str
+    path: str
+
+
+def rows(folder: Path) -> list[Row]:
+    """The runs at and below `folder`, by name. A damaged one is listed with what is wrong."""
+    # A name on disk may hold line ends, tabs, or bytes that are no text.
+    return [Row(*map(printable, _row(path))) for path in find_runs(folder)]
+
+
+def _row(path: Path) -> Row:
+    try:
+        run = load_run(path)
+        if (path / "status.json").exists():
+            read_json(path / "status.json")  # what is no JSON would look like a run that has not begun
+    except (UserError, OSError) as error:
+        return Row("", "", "", "", "", "", f"damaged: {' '.join(str(error).split())}", str(path))
+    config, status = run.config, run.status()
+    steps = config["run_config"].get("steps")
+    label = path.parent.name.partition("@")[1:]
+    last = status.get("last_return")
+    return Row(
+        config["task"],
+        config["agent"] + "".join(label),
+        str(config["run_config"].get("seed", "")),
+        config["backend"],
+        _progress(status.get("step"), steps),
+        f"{last:.1f}" if isinstance(last, int | float) else "",
+        _state(run, status) + _fault(run),
+        str(path),
+    )
+
+
+def _progress(step: Any, steps: Any) -> str:
+    if not isinstance(step, int) or not isinstance(steps, int) or steps < 1:
+        return ""
+    return f"{step:,} of {steps:,} ({min(step / steps, 1):.0%})"
+
+
+def _fault(run: RunDir) -> str:
+    """`; why` where this version of qsm can neither go on with the run nor play it; empty where it can."""
+    config = run.config
+    try:
+        if config["backend"] not in BACKENDS:
+            raise ValueError(f"unknown backend {config['backend']!r}")
+        check_task(config["task"], config["backend"])
+        agent_options(config["agent"], config["agent_config"])
+        check_run_options(config["run_config"])
+    except ValueError as error:
+        return "; " + " ".join(str(error).split())
+    return ""
+
+
+def _state(run: RunDir, status: dict[str, Any]) -> str:
+    """`running`, `finished`, `interrupted` (Ctrl-C), `preempted` (SIGTERM), `killed`, or `failed: why`."""
+    state = status.get("state", "not begun")
+    if state == "running" and not lock.is_owned(run.path):
+        return "killed"  # it could not say so itself
+    message = status.get("message") or ""
+    return " ".join(f"{state}: {message}".split()) if state == "failed" and message else str(state)

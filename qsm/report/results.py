@@ -1,0 +1,244 @@
+"""What runs have reached, gathered from their folders for `qsm report`."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qsm.base.errors import UserError
+from qsm.base.files import read_json
+from qsm.record import listing
+from qsm.record.run_folder import find_runs, load_run
+from qsm.record.tables import read_csv
+from qsm.report.intervals import common_curve
+
+FULL_RETURN = 1000.0
+"""The most that an episode of the suite yields: returns are divided by it where tasks are put together."""
+
+
+class Result(NamedTuple):
+    """One run."""
+
+    backend: str
+    task: str
+    agent: str  # with its label: qsm@hot
+    seed: int
+    returns: Mapping[int, float]  # by environment step of the evaluation: mean over its episodes
+    hours: Mapping[int, float]  # of training and evaluation, by step of the evaluation that they end with
+    steps_per_second: float | None  # median over the rows of metrics
+    state: str  # as `qsm runs` says it
+    config: Mapping[str, Any]
+    starts: Sequence[Mapping[str, Any]]  # of `provenance.json`
+    path: Path
+
+    @property
+    def hardware(self) -> str:
+        """What it was trained on, each machine once."""
+        kinds = []
+        for start in self.starts:
+            cores = start.get("cores")
+            parts = [start.get("device"), start.get("processor")]
+            parts.append(f"{cores} core{'s' if cores != 1 else ''}" if cores else None)
+            kinds.append(", ".join(str(part) for part in parts if part))
+        return ", then ".join(dict.fromkeys(kinds)) or "not recorded"
+
+
+def gather(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
+    """The runs at and below `folders`, and a line on each that cannot be read.
+
+    Raises:
+      UserError: the same agent, task and seed lie in two folders.
+    """
+    found: dict[tuple[str, str, str, int], Result] = {}
+    problems = []
+    for path in dict.fromkeys(path.resolve() for folder in folders for path in find_runs(folder)):
+        try:
+            result = _read(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        key = result[:4]
+        if key in found:
+            raise UserError(
+                f"{path} and {found[key].path} are both {result.agent} on {result.task} with seed {result.seed}; "
+                "name one of the folders only"
+            )
+        found[key] = result
+    order = sorted(found.values(), key=lambda one: (one.backend, one.task, agent_order(one.agent), one.seed))
+    return order, problems
+
+
+def agent_order(label: str) -> tuple[int, str]:
+    """QSM first, its variants beside it, then the baselines, by name."""
+    return (0 if label.startswith("qsm") else 1, label)
+
+
+def _read(path: Path) -> Result:
+    run = load_run(path)
+    config = run.config
+    # A run that has only begun has no tables yet.
+    tables = [read_csv(file) if file.exists() else [] for file in (run.train_csv, run.eval_csv)]
+    training, evaluations = tables
+    returns = {int(row["step"]): row["return_mean"] for row in evaluations if "return_mean" in row}
+    rates = [row["loop/steps_per_second"] for row in training if "loop/steps_per_second" in row]
+    try:
+        starts = read_json(path / "provenance.json")
+    except UserError:
+        starts = []
+    return Result(
+        config["backend"],
+        config["task"],
+        run.label,
+        config["run_config"].get("seed", 0),
+        returns,
+        hours_of(training, evaluations),
+        statistics.median(rates) if rates else None,
+        listing.rows(path)[0].state,
+        config,
+        [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [],
+        path,
+    )
+
+
+def hours_of(
+    training: Sequence[Mapping[str, float]], evaluations: Sequence[Mapping[str, float]]
+) -> dict[int, float]:
+    """Hours of training and evaluation up to the end of each evaluation, from the rows of a run's two tables.
+
+    An interval without a rate, the first after each start, counts at the rate of the next one that has it, or at the
+    last. Empty where rates or the seconds of evaluations are not recorded; ends with the training metrics.
+    """
+    known = [row["loop/steps_per_second"] for row in training if row.get("loop/steps_per_second")]
+    if not known or any("seconds" not in row for row in evaluations):
+        return {}
+    steps, seconds, passed = [0.0], [0.0], 0
+    for row in training:
+        rate = known[min(passed, len(known) - 1)]
+        passed += bool(row.get("loop/steps_per_second"))
+        seconds.append(seconds[-1] + (row["step"] - steps[-1]) / rate)
+        steps.append(row["step"])
+    spent = itertools.accumulate(row["seconds"] for row in evaluations)
+    return {
+        int(row["step"]): (float(np.interp(row["step"], steps, seconds)) + evaluating) / 3600
+        for row, evaluating in zip(evaluations, spent, strict=True)
+        if row["step"] <= steps[-1]
+    }
+
+
+class Comparison:
+    """The runs of one backend: never of two, for their scores are not comparable.
+
+    Args:
+      results: of one backend; also of runs that were not evaluated yet.
+      step: at which runs are compared; None: of the steps that runs were to train for, that at which most of them have
+        an evaluation, and the largest of several.
+      num_seeds: expected of each agent on each task; None: those that some agent has on some task.
+
+    Attributes:
+      agents, tasks: in the order they are shown in.
+      seeds: every seed of the grid.
+    """
+
+    def __init__(
+        self, results: Sequence[Result], step: int | None = None, num_seeds: int | None = None
+    ) -> None:
+        self.results = list(results)
+        self.backend = results[0].backend
+        self.agents = sorted({one.agent for one in results}, key=agent_order)
+        self.tasks = sorted({one.task for one in results})
+        self.seeds = _expected({one.seed for one in results}, num_seeds or 0)
+        self.lengths = sorted({one.config["run_config"]["steps"] for one in results})
+        self.step = step if step is not None else max(self.lengths, key=self._evaluated_at)
+        self._by_place = {(one.task, one.agent, one.seed): one for one in results}
+
+    def _evaluated_at(self, step: int) -> tuple[int, int]:
+        return sum(step in one.returns for one in self.results), step
+
+    @property
+    def compared(self) -> list[str]:
+        """The agents that have a score."""
+        return [agent for agent in self.agents if any(len(self.scores(task, agent)) for task in self.tasks)]
+
+    def last_step(self, task: str) -> int:
+        """The last step at which a run on `task` was evaluated."""
+        return max((step for one in self.results if one.task == task for step in one.returns), default=0)
+
+    def of(self, task: str, agent: str) -> list[Result]:
+        """The runs of `agent` on `task`, by seed."""
+        return [one for seed in self.seeds if (one := self._by_place.get((task, agent, seed))) is not None]
+
+    def score(self, one: Result) -> float | None:
+        """Return at the step of comparison; None where the run has no evaluation there (yet)."""
+        return one.returns.get(self.step)
+
+    def scores(self, task: str, agent: str) -> np.ndarray:
+        """Returns at the step of comparison `[n]`, of the seeds that reached it."""
+        return np.array([score for one in self.of(task, agent) if (score := self.score(one)) is not None])
+
+    def median(self, task: str, agent: str) -> Result | None:
+        """The run whose score is the median over seeds, the lower one of an even number; None without scores."""
+        scored = [(score, one.seed) for one in self.of(task, agent) if (score := self.score(one)) is not None]
+        if not scored:
+            return None
+        _, seed = sorted(scored)[(len(scored) - 1) // 2]
+        return self._by_place[task, agent, seed]
+
+    def missing(self) -> list[str]:
+        """Cells of the grid without a score, and how far they are."""
+        lines = []
+        for task, agent, seed in itertools.product(self.tasks, self.agents, self.seeds):
+            one = self._by_place.get((task, agent, seed))
+            if one is None:
+                lines.append(f"{task} {agent} seed {seed}: not trained")
+            elif self.score(one) is None:
+                last = f"evaluated up to step {max(one.returns):,}" if one.returns else "no evaluation yet"
+                lines.append(f"{task} {agent} seed {seed}: {last} ({one.state})")
+        return lines
+
+    def alone(self) -> list[str]:
+        """Agents and tasks with the score of one seed only, which has no interval."""
+        pairs = itertools.product(self.tasks, self.agents)
+        return [f"{agent} on {task}" for task, agent in pairs if len(self.scores(task, agent)) == 1]
+
+    def common_tasks(self) -> list[str]:
+        """Tasks on which every agent that has a score has one: only these are put together."""
+        agents = self.compared
+        return [task for task in self.tasks if agents and all(len(self.scores(task, a)) for a in agents)]
+
+    def normalised(self, agent: str) -> dict[str, np.ndarray]:
+        """Scores in [0, 1] by common task."""
+        return {task: self.scores(task, agent) / FULL_RETURN for task in self.common_tasks()}
+
+    def normalised_curves(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Steps `[K]` that all runs with a score share, and their scores in [0, 1] by common task, `[n, K]`."""
+        steps, curves = self._curves(agent, lambda one: one.returns)
+        return steps, {task: values / FULL_RETURN for task, values in curves.items()}
+
+    def hours(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """As `normalised_curves`, of the hours up to the end of each evaluation."""
+        return self._curves(agent, lambda one: one.hours)
+
+    def _curves(
+        self, agent: str, curve: Callable[[Result], Mapping[int, float]]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        runs = {
+            task: [curve(one) for one in self.of(task, agent) if self.score(one) is not None]
+            for task in self.common_tasks()
+        }
+        steps, values = common_curve([one for curves in runs.values() for one in curves])
+        parts, first = {}, 0
+        for task, curves in runs.items():
+            parts[task] = values[first : first + len(curves)]
+            first += len(curves)
+        return steps, parts
+
+
+def _expected(found: set[int], number: int) -> list[int]:
+    """The seeds that were found, and those after the first of them that make them `number`."""
+    others = (seed for seed in itertools.count(min(found)) if seed not in found)
+    return sorted(found | set(itertools.islice(others, max(number - len(found), 0))))

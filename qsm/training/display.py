@@ -1,0 +1,250 @@
+"""What `qsm train` shows: a header, a row for each evaluation and, on a terminal, a live bar below them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from qsm.base.errors import first_line
+
+REDRAW_SECONDS = 0.25
+"""The bar is redrawn at most this often; `progress` may be called at every step."""
+RATE_SECONDS = 3.0
+"""Time over which the steps per second are averaged."""
+FULL_RETURN = 1000.0
+"""Return at which an evaluation's bar is full: the most that an episode of the suite can yield."""
+
+
+class Display:
+    """Progress of one training run, for a person at a terminal or for a file. A context manager.
+
+    Draws without a thread of its own, and only when called. Once its output is closed (`qsm train | head`) it
+    falls silent and the training goes on.
+
+    Args:
+      total_steps: environment steps at the end of the run.
+      header: what is trained, where and on what, by label.
+      console: standard output by default.
+      log: where every line is written as well.
+      first_step: environment step at which a resumed run begins.
+      clock: seconds that only ever grow.
+      quiet: print nothing: another process shows the run.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        header: Mapping[str, str],
+        console: Console | None = None,
+        log: logging.Logger | None = None,
+        first_step: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
+    ) -> None:
+        self._total = total_steps
+        self._header = dict(header)
+        self._console = console or Console()
+        self._console.quiet = self._console.quiet or quiet
+        self._log = log
+        self._clock = clock
+        self._best = -math.inf
+        self._rows = 0
+        self._began = self._drawn = clock()
+        self._rate_from = (self._began, first_step)
+        self._rate = 0.0
+        # rich ends the process when its output is closed; the training is not to end with it.
+        self._console.on_broken_pipe = _raise_broken_pipe
+        self._unicode = self._console.encoding.lower().startswith("utf")
+        self._bar = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=self._console,
+            auto_refresh=False,
+            expand=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "", total=total_steps, completed=first_step, text=self._status(first_step, 0)
+        )
+
+    def __enter__(self) -> Display:
+        width = max((len(label) for label in self._header), default=0)
+        for label, value in self._header.items():
+            self._print(Text.assemble((f"{label:<{width}}  ", "dim"), value))
+        self._show(self._bar.start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._show(self._bar.stop)
+
+    def progress(self, step: int, env_steps_per_second: float | None = None) -> None:
+        """Moves the bar to `step`. Without a rate, it is taken from the steps of the last seconds."""
+        now = self._clock()
+        if now - self._drawn < REDRAW_SECONDS and step < self._total:
+            return
+        self._drawn = now
+        since, from_step = self._rate_from
+        if now - since >= RATE_SECONDS or (not self._rate and now > since):
+            self._rate = (step - from_step) / (now - since)
+            self._rate_from = (now, step)
+        rate = self._rate if env_steps_per_second is None else env_steps_per_second
+        self._bar.update(self._task, completed=step, text=self._status(step, rate))
+        self._show(self._bar.refresh)
+
+    def evaluation(self, step: int, returns: Sequence[float]) -> None:
+        """Prints the row of one evaluation from the returns of its episodes."""
+        mean = math.fsum(returns) / len(returns)
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in returns) / len(returns))
+        improved = mean > self._best
+        self._best = max(self._best, mean) if not math.isnan(mean) else self._best
+        if not self._rows:
+            self._print(self._row("step", "return", "", "best", "minutes", style="bold"))
+        self._rows += 1
+        minutes = f"{(self._clock() - self._began) / 60:.1f}"
+        sign = "±" if self._unicode else "+-"
+        scores = f"{mean:.1f} {sign} {std:5.1f}"
+        best = f"{self._best:.1f}" if math.isfinite(self._best) else ""
+        style = "green" if improved else ""
+        self._print(self._row(f"{step:,}", scores, self._gauge(mean), best, minutes, style))
+
+    def warn(self, line: str) -> None:
+        """Tells of something that went wrong and does not end the run."""
+        self._print(Text.assemble(("warning: ", "bold yellow"), line), line)
+
+    def info(self, line: str) -> None:
+        """Prints one line."""
+        self._print(Text(line))
+
+    def finish(self, lines: Sequence[str]) -> None:
+        """Takes the bar down and prints what to do next."""
+        self._show(self._bar.stop)
+        for line in lines:
+            self._print(Text(line))
+
+    def _status(self, step: int, rate: float) -> str:
+        """`12,000/50,000 | 231 steps/s | 2:44 left`, less of it where the terminal is narrow."""
+        parts = [f"{step:,}/{self._total:,}"]
+        if step >= self._total:
+            parts.append(f"{_duration(self._clock() - self._began)} in all")
+        elif rate > 0:
+            parts += [f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s"]
+            parts += [f"{_duration((self._total - step) / rate)} left"]
+        return (" · " if self._unicode else " | ").join(parts)
+
+    def _gauge(self, value: float) -> str:
+        """A bar from 0 to `FULL_RETURN`, as wide as the terminal leaves room for."""
+        width = min(40, self._console.width - 49) if self._wide else max(10, self._console.width - 33)
+        share = 0.0 if math.isnan(value) else min(max(value / FULL_RETURN, 0.0), 1.0)
+        if not self._unicode:
+            return ("#" * round(share * width)).ljust(width, ".")
+        eighths = round(share * width * 8)
+        part = " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        return ("█" * (eighths // 8) + part).ljust(width, "░")
+
+    @property
+    def _wide(self) -> bool:
+        return self._console.width >= 76
+
+    def _row(self, step: str, scores: str, gauge: str, best: str, minutes: str, style: str) -> Text:
+        """One line of the table; `best` and `minutes` only where there is room."""
+        end = f"  {best:>6}  {minutes:>7}" if self._wide else ""
+        gauge = gauge or self._scale(len(self._gauge(0.0)))
+        return Text.assemble(f"{step:>11}  ", f"{scores:>15}  ", (gauge, style), end)
+
+    def _scale(self, width: int) -> str:
+        return "0" + f"{FULL_RETURN:.0f}".rjust(width - 1)
+
+    def detail(self, text: str) -> None:
+        """What only the log has room for."""
+        if self._log is not None and text:
+            self._log.info("%s", text)
+
+    def _print(self, text: Text, warning: str | None = None) -> None:
+        if self._log is not None and warning is not None:
+            self._log.warning("%s", warning)
+        elif self._log is not None:
+            self._log.info("%s", text.plain.rstrip())
+        # Neither ASCII nor UTF-8 takes all that a path may hold.
+        encoding = "utf-8" if self._unicode else "ascii"
+        shown = text.plain.encode(encoding, "backslashreplace").decode(encoding)
+        if shown != text.plain:
+            text = Text(shown)
+        # Sentences are wrapped for the terminal; paths and commands are left whole, for copying.
+        whole = warning is None or not self._console.is_terminal
+        self._show(functools.partial(self._console.print, text, soft_wrap=whole))
+
+    def _show(self, action: Callable[[], None]) -> None:
+        """Does one piece of output; falls silent for good when that is closed."""
+        try:
+            action()
+        except OSError as error:
+            self._fall_silent()
+            if not isinstance(error, BrokenPipeError):  # a reader that leaves knows it
+                reason = f"standard output cannot be written ({first_line(error)})"
+                print(f"qsm: {reason}; training goes on, and log.txt has every line", file=sys.stderr)
+        except ValueError:
+            if not self._console.file.closed:
+                raise
+            self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        self._console.quiet = True
+        # At exit Python flushes standard output once more and would complain that it is closed.
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._console.file.fileno())
+
+
+def _raise_broken_pipe() -> None:
+    raise BrokenPipeError
+
+
+def _duration(seconds: float) -> str:
+    """`2:44`, or `1:02:44` from an hour on."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _LogFile(logging.Handler):
+    """Appends lines to a file that is open only while it is written.
+
+    The lines of a run are few; so nothing is left to close, and a folder that was away is found again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The log is the last place to tell of an error, so its own has none; the terminal has the line.
+        with (
+            contextlib.suppress(OSError),
+            open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write(self.format(record) + "\n")
+
+
+def open_log(*paths: Path) -> logging.Logger:
+    """A logger, apart from the root logger, that appends each line with its time in UTC to every one of `paths`."""
+    logger = logging.Logger("qsm.log")
+    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    for path in paths:
+        handler = _LogFile(path)
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    return logger

@@ -1,0 +1,431 @@
+"""The `qsm` command as a person meets it: help, slips, and what reaches the commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+import agents
+from envs.api import SimulationError
+from qsm.base.errors import UserError
+from qsm.command import cli
+from qsm.options import parser
+from qsm.options.commands import OutputOptions
+from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
+
+HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "wandb", "tensorboard", "matplotlib", "numpy")
+TRAIN = ["train", "qsm", "cheetah-run"]
+
+
+@pytest.fixture
+def qsm(capsys: pytest.CaptureFixture[str]):
+    """Runs the command and returns its status, output and errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Calls that reach the training loop, which a stand-in replaces."""
+    calls: list[tuple] = []
+    module = types.ModuleType("qsm.training.train")
+    module.train = lambda *arguments: calls.append(arguments) or "finished"  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "qsm.training.train", module)
+    return calls
+
+
+MISTAKES = {
+    "trian": "Unknown command 'trian'. Did you mean 'train'?",
+    "--verison": "Unknown option '--verison'. Did you mean '--version'?",
+    "qsm cheetah-run": "Did you mean 'qsm train qsm cheetah-run'?",
+    "train": "AGENT is missing.",
+    "train --seed 3": "AGENT is missing.",
+    "train qms x": "Unknown agent 'qms'. Did you mean 'qsm'? List agents with: qsm agents",
+    "train qsm": "TASK is missing. Usage: qsm train qsm TASK [options]. List tasks with: qsm tasks",
+    "train qsm cheeta-run": "Unknown task 'cheeta-run'. Did you mean 'cheetah-run'? List tasks with: qsm tasks",
+    "train qsm x --scoer-scale 3": "Unknown option '--scoer-scale' of agent 'qsm'. Did you mean '--score-scale'?",
+    "train qsm x -seed 3": "Unknown option '-seed' of agent 'qsm'. Did you mean '--seed'?",
+    "train td3 x --score-scale 3": "Unknown option '--score-scale' of agent 'td3'. It is an option of agent 'qsm'.",
+    "train qsm x y": "Unexpected argument 'y'. Usage: qsm train qsm TASK [options]",
+    "train qsm x steps=3": "Unexpected argument 'steps=3'. Did you mean '--steps=3'?",
+    "train qsm x --steps": "Option '--steps' needs a value: a whole number such as 5000 or 1e6",
+    "train qsm x --steps --seed 1": "Option '--steps' needs a value",
+    "train qsm x --name=": "Option '--name' needs a value",
+    "train qsm x --steps 1.5": "--steps is '1.5'; it must be a whole number such as 5000 or 1e6",
+    "train qsm x --steps -1": "--steps is -1; it must be from 1 to 2147483647",
+    "train qsm x --steps 500": "--random-steps is 10000, but the run has only 500 steps",
+    "train qsm x --discount 2": "--discount is 2.0; it must be from 0 to 1",
+    "train qsm x --discount nan": "--discount is 'nan'; it must be a finite number",
+    "train qsm x --hidden-sizes 256 256": "Write --hidden-sizes 256,256 with commas",
+    "train qsm x --hidden-sizes 256,a": "--hidden-sizes is '256,a'; it must be whole numbers with commas",
+    "train qsm x --hidden-sizes 0": "--hidden-sizes is (0,); it must be from 1",
+    "train qsm x --wandb offine": "it must be one of offline, online, disabled. Did you mean 'offline'?",
+    "train qsm x --replay-ratio 1/0": "--replay-ratio is '1/0'; it must be a number or a fraction such as 1/4",
+    "train qsm x --critic-layer-norm False": "Write --critic-layer-norm or --no-critic-layer-norm",
+    "train qsm x --critic-layer-norm=1": "Option '--critic-layer-norm' is a switch and takes no value.",
+    "train qsm x --run-dir a --name b": "--run-dir is the whole path of the run; leave out --name",
+    "train qsm x --run-dir a --runs b": "--run-dir is the whole path of the run; leave out --runs",
+    "train qsm cheetah-run --name a/b": "--name is 'a/b'",
+    "train qsm dog-run --backend mjx": "Task 'dog-run' exists on dm_control only; drop --backend mjx",
+    "train qsm cheetah-run --backend mjxx": "it must be one of dm_control, mjx. Did you mean 'mjx'?",
+    "train qsm x --num-seeds 0": "--num-seeds is 0; it must be from 1 to 4096",
+    "train qsm x --sweep score_scale": "--sweep is 'score_scale'; it must be an option and its values",
+    "train qsm x --sweep score_scale=1,a": "--sweep is 'score_scale=1,a'; it must be an option and its values, such as",
+    "train qsm x --sweep score_scale=1,1": "it names a value twice",
+    "train qsm cheetah-run --sweep scoer_scale=1": "Did you mean 'score_scale'?",
+    "train qsm cheetah-run --sweep denoising_steps=1,2": "denoising_steps, which shapes the compiled program",
+    "train qsm cheetah-run --sweep discount=0.9,2": "--discount is 2.0; it must be from 0 to 1",
+    "train qsm cheetah-run --num-seeds 2 --run-dir a": "--run-dir is one folder, but there are 2 runs",
+    "train qsm x --matmul-precision fp8": "it must be one of float32, tensorfloat32, bfloat16",
+    "eval": "RUN is missing. Usage: qsm eval RUN [options]",
+    "eval no/such/run": "No run in 'no/such/run'.",
+    "eval . --episodes 0": "--episodes is 0; it must be from 1 to 10000",
+    "eval . --eval-samples 0": "--eval-samples is 0; it must be from 1 to 4096",
+    "eval . --vidoe x.mp4": "Unknown option '--vidoe' of 'qsm eval'. Did you mean '--video'?",
+    "dashboard no/such/folder": "No folder 'no/such/folder' to show.",
+    "dashboard . --port 0": "--port is 0; it must be from 1 to 65535",
+    "tasks all": "Unexpected argument 'all'. Usage: qsm tasks",
+    "train qsm cheetah-run --run-dir 'a\nb'": r"'a\nb' has control characters, line ends or bytes that are not UTF-8",
+    "train qsm cheetah-run --run-dir 'a\udcff'": r"'a\udcff' has control characters, line ends or bytes",
+    "runs '\x1b[2J'": r"'\x1b[2J' has control characters",
+    "agents --verbose": "Unknown option '--verbose' of 'qsm agents'.",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_answered_in_one_line(qsm, trained, line: str):
+    status, out, err = qsm(*shlex.split(line))
+    assert status == 2
+    assert out == ""
+    assert err.startswith("qsm: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert MISTAKES[line] in err
+    assert not trained
+
+
+def test_the_options_reach_training(qsm, trained):
+    line = "--seed 3 --steps 1e6 --score_scale 120 --hidden-sizes=64,32 --no-score-layer-norm --critic-layer-norm"
+    arguments = [*TRAIN, *line.split(), "--schedule", "cosine", "--name", "wide"]
+    assert qsm(*arguments) == (0, "", "")
+    [(agent, task, [run], launch, command)] = trained
+    agent_config, run_config = run.agent_config, run.config
+    assert (agent, task, launch) == ("qsm", "cheetah-run", LaunchOptions())
+    assert agent_config == agents.config_class("qsm")(
+        score_scale=120.0, hidden_sizes=(64, 32), critic_layer_norm=True, schedule="cosine"
+    )
+    assert type(agent_config) is agents.config_class("qsm")
+    assert run_config == RunConfig(seed=3, steps=1_000_000)
+    assert run.path == Path("runs/dm_control/cheetah-run/qsm@wide/seed_3")
+    assert command == ["qsm", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], "runs/dm_control/cheetah-run/qsm/seed_0"),
+        (["--runs", "/data"], "/data/dm_control/cheetah-run/qsm/seed_0"),
+        (["--run-dir", "here", "--seed", "5"], "here"),
+        (["--backend", "mjx", "--name", "wide"], "runs/mjx/cheetah-run/qsm@wide/seed_0"),
+    ],
+)
+def test_the_run_has_its_folder(qsm, trained, given: list[str], expected: str):
+    assert qsm(*TRAIN, *given)[0] == 0
+    assert [run.path for run in trained[0][2]] == [Path(expected)]
+
+
+def test_seeds_and_sweeps_are_runs_of_their_own(qsm, trained):
+    line = "--num-seeds 2 --seed 7 --sweep score_scale=1,50 --name wide"
+    assert qsm(*TRAIN, *line.split()) == (0, "", "")
+    runs = trained[0][2]
+    assert [str(run.path) for run in runs] == [
+        f"runs/dm_control/cheetah-run/qsm@wide,score_scale={value}/seed_{seed}"
+        for value in (1, 50)
+        for seed in (7, 8)
+    ]
+    assert [run.agent_config.score_scale for run in runs] == [1, 1, 50, 50]
+    assert [run.config.seed for run in runs] == [7, 8, 7, 8]
+    assert [run.label for run in runs][::3] == ["score_scale=1 seed 7", "score_scale=50 seed 8"]
+    # Each could have been started alone.
+    alone = "--seed 8 --score-scale 50 --name wide,score_scale=50"
+    assert qsm(*TRAIN, *alone.split())[0] == 0
+    assert (trained[1][2][0].path, trained[1][2][0].agent_config) == (runs[3].path, runs[3].agent_config)
+
+
+def test_mjx_has_defaults_of_its_own(qsm, trained):
+    assert qsm(*TRAIN, "--backend=mjx", "--seed", "1")[0] == 0
+    assert qsm(*TRAIN, "--backend", "dm_control", "--seed", "1")[0] == 0
+    assert trained[0][2][0].config == MjxRunConfig(seed=1)
+    assert trained[1][2][0].config == RunConfig(seed=1)
+    assert "(default: 128)" in " ".join(qsm(*TRAIN[:2], "--backend", "mjx", "--help")[1].split())
+
+
+def test_the_last_of_equal_options_counts(qsm, trained):
+    assert qsm(*TRAIN, "--seed", "1", "--critic-layer-norm", "--seed=2", "--no-critic-layer-norm")[0] == 0
+    (run,) = trained[0][2]
+    assert run.config.seed == 2
+    assert not run.agent_config.critic_layer_norm
+
+
+@pytest.mark.parametrize("agent", agents.AGENTS)
+def test_dry_run_prints_every_option_so_that_it_reads_back(
+    qsm, trained, tmp_path: Path, monkeypatch, agent: str
+):
+    monkeypatch.chdir(tmp_path)
+    given = ["--steps", "2.5e4", "--discount", "0.9", "--hidden-sizes", "8", "--n-step", "3"]
+    status, printed, err = qsm("train", agent, "cheetah-run", *given, "--dry-run")
+    assert (status, err) == (0, "")
+    assert not trained
+    assert not list(tmp_path.iterdir())
+    assert "--steps 25_000             # default: 100_000" in re.sub(" +#", "             #", printed)
+    assert f"runs/dm_control/cheetah-run/{agent}/seed_0" in printed
+    back = [
+        word for line in printed.splitlines() if "--" in line for word in shlex.split(line, comments=True)
+    ]
+    assert qsm("train", agent, "cheetah-run", *back)[0] == 0
+    assert qsm("train", agent, "cheetah-run", *given)[0] == 0
+    assert trained[0][2:4] == trained[1][2:4]  # the runs, and how they are launched
+
+
+@pytest.mark.parametrize("agent", agents.AGENTS)
+def test_help_names_every_option_with_its_line_and_default(qsm, monkeypatch, agent: str):
+    monkeypatch.setenv("COLUMNS", "100")  # wider, tyro sets boxes side by side
+    status, out, _ = qsm("train", agent, "--help")
+    assert status == 0
+    assert out.index("agent options") < out.index("run options") < out.index("output options")
+    lines = " ".join(out.replace("│", " ").split())
+    for config in (agents.config_class(agent), RunConfig, LaunchOptions, OutputOptions):
+        for field in dataclasses.fields(config):
+            entry = re.search(rf"{parser.flag_of(field.name)}[ ,](.*?)\(default: ", lines)
+            assert entry is not None
+            assert len(entry[1].split()) > 4, f"{field.name} has no line: {entry[0]}"
+
+
+@pytest.mark.parametrize(
+    "line", ["", "--help", "train --help", "eval --help", "tasks --help", "dashboard -h", "help"]
+)
+def test_help_is_printed(qsm, line: str):
+    status, out, err = qsm(*line.split())
+    assert (status, err) == (0, "")
+    assert out.startswith("usage: qsm")
+
+
+def test_train_help_and_agents_list_the_agents(qsm):
+    for arguments in (["train", "--help"], ["agents"]):
+        status, out, _ = qsm(*arguments)
+        assert status == 0
+        assert all(f"  {name} " in out and entry.summary in out for name, entry in agents.AGENTS.items())
+        assert "qsm train AGENT --help" in out
+
+
+def test_version(qsm):
+    assert qsm("--version")[1] == f"qsm {cli.qsm.__version__}\n"
+
+
+def test_tasks_are_one_a_line_in_a_pipe_and_in_columns_on_a_terminal(qsm, monkeypatch):
+    from envs.tasks import task_names
+
+    assert qsm("tasks")[1].split("\n")[:-1] == list(task_names())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = qsm("tasks")[1].splitlines()
+    assert lines[0] == "acrobot"
+    assert max(map(len, lines)) <= 80
+    shown = {word for line in lines if line.startswith(" ") for word in line.split()}
+    assert shown - {"*", "+"} == {*task_names("dm_control"), *task_names("mjx")}
+    assert any("dog-run *" in line for line in lines)
+    assert any("acrobot-swingup_sparse" in line and "*" not in line for line in lines)
+    monkeypatch.undo()
+    assert qsm("tasks", "--backend", "mjx")[1].split("\n")[:-1] == list(task_names("mjx"))
+
+
+def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    module = types.ModuleType("qsm.policies.play")
+
+    def play(*arguments: object) -> dict[str, object]:
+        calls.append(arguments)
+        return {"return_mean": 812.34, "episodes": 3}
+
+    module.play = play  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "qsm.policies.play", module)
+    status, out, _ = qsm("eval", str(tmp_path), "--episodes", "3", "--video", "a.mp4", "--eval-samples", "4")
+    assert status == 0
+    assert calls == [(tmp_path, 3, 0, 4, Path("a.mp4"), None)]
+    assert out == "return_mean  812.3\nepisodes     3\n"
+
+
+def test_the_dashboard_listens_on_this_machine_only(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    monkeypatch.setattr(cli.os, "execv", lambda program, command: calls.append(command))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        free = other.getsockname()[1]
+    status, out, _ = qsm("dashboard", str(tmp_path), "--port", str(free))
+    assert status == 0
+    assert f"http://127.0.0.1:{free}/?runColorGroup=regex%3A%28.%2A%29%2Fseed_#timeseries" in out
+    assert calls[0][1:3] == ["-m", "tensorboard.main"]
+    assert calls[0][3:] == ["--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", str(free)]
+
+
+def test_a_taken_port_is_told(qsm, tmp_path: Path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        status, _, err = qsm("dashboard", str(tmp_path), "--port", str(taken))
+    assert status == 2
+    assert f"Port {taken} cannot be used" in err
+
+
+def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, trained, monkeypatch):
+    def fail_with(error: BaseException) -> None:
+        def fail(*arguments: object) -> None:
+            raise error
+
+        monkeypatch.setattr(sys.modules["qsm.training.train"], "train", fail)
+
+    fail_with(UserError("two\nlines"))
+    assert qsm(*TRAIN) == (2, "", "qsm: error: two lines\n")
+    fail_with(KeyboardInterrupt())
+    assert qsm(*TRAIN) == (130, "", "qsm: interrupted\n")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "interrupted")
+    assert qsm(*TRAIN) == (130, "", "")  # it has told of its end
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "diverged")
+    assert qsm(*TRAIN) == (1, "", "")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "preempted")
+    assert qsm(*TRAIN) == (143, "", "")
+    fail_with(SimulationError("walker-walk cannot begin an episode"))
+    assert qsm(*TRAIN) == (1, "", "qsm: error: walker-walk cannot begin an episode\n")
+    fail_with(OSError("a bug"))
+    with pytest.raises(OSError, match="a bug"):
+        qsm(*TRAIN)
+    fail_with(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        qsm(*TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("--num-devices 0", "--num-devices is 0; it must be from 1 to"),
+        ("--num-devices 9", "num_devices is 9, but there are 8 devices here"),
+        (
+            "--num-devices 3 --num-seeds 2",
+            "num_devices is 3, which divides neither the 2 seeds nor both the 1",
+        ),
+        ("--num-devices 4 --batch-size 64", "num_devices is 4, which divides neither the 1 seeds"),
+    ],
+)
+def test_devices_that_cannot_be_used_are_told_of_in_one_line(qsm, line: str, reason: str, tmp_path: Path):
+    """On the eight simulated devices of tests/conftest.py."""
+    where = ["--runs", str(tmp_path / "runs")]
+    status, output, errors = qsm("train", "sac", "cartpole-swingup", *line.split(), *where)
+    assert (status, output) == (2, "")
+    assert reason in errors.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("--help", 0),
+        ("agents", 0),
+        ("train qsm --help", 0),
+        ("train qsm-clean --help", 0),
+        ("train qsm x --scoer-scale 3", 2),
+        ("train qsm x --steps 0", 2),
+        ("train sca x", 2),
+        ("trian", 2),
+    ],
+)
+def test_help_and_slips_load_nothing_heavy(line: str, status: int):
+    program = (
+        "import sys\n"
+        "from qsm.cli import main\n"
+        "try: status = main(sys.argv[1:])\n"
+        "except SystemExit as exit: status = exit.code or 0\n"
+        "print('LOADED', status, *sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, *line.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    _, found, *modules = done.stdout.rpartition("LOADED")[2].split(" ")
+    assert int(found) == status
+    assert not set(HEAVY) & {module.strip() for module in modules}
+
+
+@pytest.mark.parametrize("agent", agents.AGENTS)
+def test_a_task_is_checked_without_jax(agent: str):
+    program = "import sys; from qsm.cli import main; main(sys.argv[1:]); print('jax' in sys.modules)"
+    command = [sys.executable, "-c", program, "train", agent, "cheeta-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "Did you mean 'cheetah-run'?" in done.stderr
+
+
+def test_a_reader_that_stops_is_no_error():
+    shell = f"{shlex.quote(sys.executable)} -m qsm tasks | head -n 1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("acrobot-swingup\n", "")
+
+
+@hypothesis.given(st.integers(-parser.LARGEST, parser.LARGEST))
+def test_whole_numbers_read_back_in_every_form(number: int):
+    digits = str(abs(number)).rstrip("0") or "0"
+    zeros = len(str(abs(number))) - len(digits) if number else 0
+    sign = "-" if number < 0 else ""
+    forms = {str(number), f"{number:_}", f"{number}.0", f"{number}e0", f"{sign}{digits}e{zeros}"}
+    forms.add(f"{sign}{digits[0]}.{digits[1:]}e+{len(digits) - 1 + zeros}")
+    forms.add(f"{number}000e-3")
+    for form in forms:
+        assert parser.read_whole_number(form) == number, form
+
+
+@hypothesis.given(st.integers(0, 10**6), st.integers(1, 999))
+def test_numbers_with_a_fraction_are_no_whole_numbers(whole: int, fraction: int):
+    with pytest.raises(ValueError, match="no whole number"):
+        parser.read_whole_number(f"{whole}.{fraction:03}")
+
+
+@hypothesis.given(st.text(alphabet="0123456789_.eE+- ", max_size=12))
+def test_whole_numbers_agree_with_python(text: str):
+    try:
+        number = parser.read_whole_number(text)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"."):
+            int(text) if text == text.strip() and abs(int(text)) <= parser.LARGEST else int("refused")
+    else:
+        assert number == float(text) or abs(number) > 2**53
+
+
+@pytest.mark.parametrize(
+    "text", ["", "e5", ".", "-", "1e", "1.5", "1e-1", "inf", "nan", "1e999999999", "1e19", "0x10"]
+)
+def test_what_is_no_whole_number_is_refused(text: str):
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parser.read_whole_number(text)
+
+
+@hypothesis.given(st.lists(st.integers(1, 4096), min_size=1, max_size=5).map(tuple))
+def test_sizes_read_back(sizes: tuple[int, ...]):
+    kind = parser.kind_of(tuple[int, ...])
+    assert kind is not None
+    assert kind.read(kind.show(sizes)) == sizes

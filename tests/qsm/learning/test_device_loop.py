@@ -1,0 +1,388 @@
+"""The device loop counts, stores and resumes as the host loop does, in whole chunks of ticks."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter as Count
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import agents
+from agents.sac import SACConfig
+from envs import mjx
+from envs.api import DeviceState, StepType
+from envs.vector import VectorEnvironment
+from qsm.checkpoints.checkpoint import Checkpoints
+from qsm.data import replay
+from qsm.learning.device_loop import CHUNK, DeviceLoop, DevicePlayer, Pace
+from qsm.learning.learner import FAILURE_RATE, Learner, TrainState
+from qsm.learning.schedule import Counters
+from qsm.options.run import LaunchOptions, RunConfig
+from qsm.record.tables import read_csv
+from qsm.training.group import members
+from qsm.training.session import Session
+from qsm.training.train import Outcome, train
+from tests.arrivals import stored
+from tests.probe_device_environments import Counter, Terminating
+from tests.recorder import Recorder
+from tests.tally_agent import TallyAgent
+
+FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
+NUM_ENVS = 3
+
+
+def options(**changes: Any) -> RunConfig:
+    defaults: dict[str, Any] = {
+        "steps": 60,
+        "random_steps": 12,
+        "replay_capacity": 1000,
+        "replay_ratio": "1/2",
+        "num_envs": NUM_ENVS,
+        "eval_interval": 30,
+        "eval_episodes": 2,
+        "log_interval": 15,
+        "checkpoint_interval": 45,
+    }
+    return RunConfig(**(defaults | changes))
+
+
+def make_loop(seeds: tuple[int, ...] = (0,), environment: Any = None, **changes: Any) -> DeviceLoop:
+    config = options(**changes)
+    vector = VectorEnvironment(environment or Counter(), config.num_envs)
+    learner = Learner(TallyAgent(), vector.spec, seeds, config.replay_capacity, config.num_envs)
+    return DeviceLoop(learner, vector, config)
+
+
+def rows_of(state: TrainState, seed: int = 0) -> dict[str, np.ndarray]:
+    return stored(jax.device_get(jax.tree.map(lambda leaf: leaf[seed], state.replay)))._asdict()
+
+
+def same(one: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
+
+
+@pytest.fixture(scope="module")
+def loop() -> DeviceLoop:
+    return make_loop((0, 5))
+
+
+@pytest.fixture(scope="module")
+def whole(loop: DeviceLoop) -> tuple[TrainState, Counters, Recorder]:
+    recorder = Recorder()
+    state, end = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    return state, end, recorder
+
+
+def test_events_and_updates_come_at_their_steps(whole: tuple[TrainState, Counters, Recorder]):
+    """Ticks are three environment steps; updates floor((k - 12) / 2)."""
+    state, end, recorder = whole
+    assert end == Counters(60, 24)
+    # Between events there may be more: how many ticks a dispatch makes depends on how long they take.
+    assert set(recorder.steps) >= {15, 30, 45, 60} and recorder.steps == sorted(set(recorder.steps))
+    assert recorder.metrics == [(15, 1), (30, 9), (45, 16), (60, 24)]
+    assert recorder.evaluations == [0, 30, 60]
+    assert recorder.checkpoints == [Counters(45, 16)]
+    assert state.agent.num_updates.tolist() == [24, 24]
+    assert state.agent.step_sum.tolist() == [sum(range(24))] * 2
+
+
+def test_every_episode_is_stored_from_its_first_to_its_last_observation(
+    whole: tuple[TrainState, Counters, Recorder],
+):
+    """Five control steps an episode, 20 ticks: four whole episodes of each environment and the start of a fifth."""
+    for seed in (0, 1):
+        rows = rows_of(whole[0], seed)
+        assert rows["size"].tolist() == [4 * 6 + 1] * NUM_ENVS
+        draws = Count()
+        for env in range(NUM_ENVS):
+            assert rows["step_type"][:, env].tolist() == [FIRST, MID, MID, MID, MID, LAST] * 4 + [FIRST]
+            # The second entry counts the steps of the episode: the last observation is there.
+            np.testing.assert_array_equal(rows["observation"][:, env, 1], [0, 1, 2, 3, 4, 5] * 4 + [0])
+            np.testing.assert_array_equal(rows["discount"][rows["step_type"][:, env] == LAST, env], 1)
+            for start in range(0, 24, 6):
+                episode = rows["observation"][start : start + 6, env, 0]
+                assert np.unique(episode).size == 1
+                draws[float(episode[0])] += 1
+        assert set(draws.values()) == {1}  # no two episodes begin alike
+        moves = rows["step_type"] != FIRST
+        np.testing.assert_array_equal(rows["reward"][moves], 1)
+        random = rows["action"][1:5][rows["step_type"][1:5] != FIRST]
+        assert np.all(np.abs(random) < 1)
+        later = rows["action"][8:][rows["step_type"][8:] != FIRST]
+        assert np.all(later >= 2)  # the agent's own
+
+
+def test_seeds_are_independent_and_each_is_what_it_is_alone(
+    loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
+):
+    alone = make_loop((5,))
+    state, _ = alone.run(alone.begin(), Counters(0, 0), Recorder().hooks)
+    one = jax.device_get(jax.tree.map(lambda leaf: leaf[0], (state.agent, state.replay, state.metrics)))
+    other = jax.device_get(
+        jax.tree.map(lambda leaf: leaf[1], (whole[0].agent, whole[0].replay, whole[0].metrics))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, other)
+    first, second = rows_of(whole[0], 0), rows_of(whole[0], 1)
+    assert np.all(first["observation"][0, :, 0] != second["observation"][0, :, 0])
+
+
+def test_a_run_is_resumed_bit_for_bit(loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]):
+    recorder = Recorder(stop_at=30)
+    state, counters = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    assert counters == Counters(30, 9)
+    saved = [loop.save(state, i) for i in range(2)]
+    parts = jax.device_get(state)
+    learner = loop.learner
+    rows = [[learner.rows_since(state, i, None)] for i in range(2)]
+    again = learner.place(parts.agent, rows, parts.metrics, loop.restore(saved))
+    again, end = loop.run(again, counters, Recorder().hooks)
+    assert end == whole[1]
+    same(again._replace(replay=()), whole[0]._replace(replay=()))
+    for i in range(2):
+        jax.tree.map(np.testing.assert_array_equal, rows_of(again, i), rows_of(whole[0], i))
+
+
+def test_the_environments_of_another_number_are_refused(loop: DeviceLoop):
+    state = loop.begin()
+    other = make_loop((0,), num_envs=4)
+    with pytest.raises(ValueError, match="not those of this task"):
+        other.restore([loop.save(state, 0)])
+
+
+def test_how_many_ticks_a_dispatch_makes_changes_nothing(whole: tuple[TrainState, Counters, Recorder]):
+    """Events at every tick: the same run in pieces."""
+    loop = make_loop((0, 5), log_interval=3, eval_interval=3)
+    recorder = Recorder()
+    state, end = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    assert end == whole[1]
+    assert recorder.steps == list(range(3, 61, 3))
+    same(state, whole[0])
+
+
+def test_a_dispatch_takes_about_a_second():
+    """The first, which compiles, tells nothing; then at most four times as many ticks; fewer at once."""
+    now, seconds_per_tick, given = 0.0, 2.0**-7, []
+    pace = Pace(lambda: now)
+
+    def program() -> tuple[Any, int]:
+        nonlocal now
+        now += 60.0 if not given else seconds_per_tick * pace.ticks
+        given.append(pace.ticks)
+        return (), 0
+
+    for _ in range(6):
+        pace.dispatch(pace.ticks, program)
+    assert given == [1, 1, 4, 16, 64, 128]
+    seconds_per_tick = 0.25
+    for _ in range(3):
+        pace.dispatch(pace.ticks, program)
+    assert given[-2:] == [4, 4]
+    seconds_per_tick = 1e-7
+    for _ in range(5):
+        pace.dispatch(pace.ticks, program)
+    assert pace.ticks == CHUNK
+
+
+class Failing(Counter):
+    """Its simulation fails in environments whose draw is below a half, at their second step."""
+
+    def step(self, state: Any, action: jax.Array) -> Any:
+        reached = super().step(state, action)
+        fails = (reached.physics.draw < 0.5) & (reached.physics.step == 2)
+        return reached._replace(
+            reward=jax.numpy.where(fails, jax.numpy.nan, reached.reward),
+            valid=reached.valid & ~fails,
+        )
+
+
+def test_a_failed_simulation_is_counted_and_not_trained_on():
+    loop = make_loop((0,), Failing())
+    state, _ = loop.run(loop.begin(), Counters(0, 0), Recorder().hooks)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rows_of(state)))
+    failures = state.metrics[FAILURE_RATE]
+    assert failures.count.item() == 60
+    rows = rows_of(state)
+    # Each failure cut an episode short: a FIRST row follows a MID row.
+    kinds, size = rows["step_type"], rows["size"]
+    cut = sum(
+        int(np.sum((kinds[1 : size[e], e] == FIRST) & (kinds[: size[e] - 1, e] == MID)))
+        for e in range(NUM_ENVS)
+    )
+    assert failures.total.item() == cut > 0
+    assert np.isfinite(state.agent.reward_sum).all()
+
+
+def test_a_held_seed_stays_as_it_is_and_the_others_go_on(
+    loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
+):
+    try:
+        state, counters = loop.run(loop.begin(), Counters(0, 0), Recorder(stop_at=30).hooks)
+        before = jax.device_get((state.agent, state.replay))
+        loop.learner.active[0] = False
+        state, _ = loop.run(state, counters, Recorder().hooks)
+        after = jax.device_get((state.agent, state.replay))
+        take = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: E731
+        jax.tree.map(np.testing.assert_array_equal, take(after, 0), take(before, 0))
+        full = jax.device_get((whole[0].agent, whole[0].replay))
+        jax.tree.map(np.testing.assert_array_equal, take(after, 1), take(full, 1))
+        assert loop.evaluate(state, 60)[0] is None
+    finally:
+        loop.learner.active[:] = True
+
+
+class Traced(DeviceLoop):
+    """Counts how often its program is traced, and so compiled."""
+
+    traces = 0
+
+    def _advance_all(self, *arguments: Any) -> TrainState:
+        self.traces += 1
+        return super()._advance_all(*arguments)
+
+
+def test_the_program_is_compiled_once():
+    """Across dispatches of any number of ticks, the random start, drained metrics and a seed that is held."""
+    like = make_loop((0, 5))
+    loop = Traced(like.learner, like.environment, options())
+    state, num_updates = loop.advance(loop.begin(), 0, 0, 1)
+    state, num_updates = loop.advance(state, 3, num_updates, 7)
+    state, _ = loop.learner.drain(state)
+    before = np.array(state.replay.written)
+    loop.learner.active[0] = False
+    state, num_updates = loop.advance(state, 24, num_updates, 2)
+    is_held = (np.array(state.replay.written) == before).all(axis=1)
+    loop.learner.active[:] = True
+    state, num_updates = loop.advance(state, 30, num_updates, 1)
+    assert loop.traces == 1
+    # Of 10 updates, 3 were due in the two ticks for which the first seed was held.
+    assert is_held.tolist() == [True, False]
+    assert state.agent.num_updates.tolist() == [10 - 3, 10]
+
+
+def test_evaluation_plays_one_whole_episode_in_each_environment(loop: DeviceLoop):
+    state = loop.begin()
+    first = loop.evaluate(state, 30)
+    for result in first:
+        assert result is not None
+        assert result.returns == [5, 5]
+        assert result.lengths == [5, 5]
+    assert loop.evaluate(state, 30) == first
+
+
+def test_evaluation_counts_control_steps_under_action_repeat():
+    vector = VectorEnvironment(Counter(episode_steps=5, action_repeat=2), 4)
+    learner = Learner(TallyAgent(), vector.spec, 0, 8)
+    (result,) = DevicePlayer(learner, vector)(learner.init().agent, 7)
+    assert result is not None
+    assert result.returns == [5] * 4
+    assert result.lengths == [5] * 4
+
+
+# ---- Through the disk --------------------------------------------------------------------------------------------
+
+SAC = SACConfig(hidden_sizes=(8,), batch_size=8)
+
+
+class Errand(Terminating):
+    """Terminates after one to four steps, so that the rings of its environments fill at different rates.
+
+    Rewards what is close to the number that the start drew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(longest=4)
+
+    def _reward(self, state: DeviceState, action: jax.Array) -> jax.Array:
+        return 1.0 - (action - state.physics.draw) ** 2
+
+
+def trained(root: Path, at_step: Callable[[int], None] = lambda step: None) -> Outcome:
+    """`train` of two seeds for 300 ticks of four environments, whose rings of 250 rows wrap.
+
+    Args:
+      at_step: called after each dispatch, events among them at multiples of 200 and 300.
+    """
+    on_step = Session.on_step
+
+    def watch(session: Session, step: int) -> None:
+        on_step(session, step)
+        at_step(step)
+
+    config = RunConfig(
+        steps=1200,
+        random_steps=100,
+        replay_ratio="1/16",
+        replay_capacity=1000,
+        num_envs=4,
+        eval_interval=600,
+        eval_episodes=2,
+        log_interval=200,
+        checkpoint_interval=300,
+        wandb="disabled",
+    )
+    launch = LaunchOptions(backend="mjx", num_seeds=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "on_step", watch)
+        patch.setattr(mjx, "make_env", lambda task, action_repeat: Errand())
+        return train("sac", "errand", members("sac", "errand", SAC, config, launch, root=root), launch)
+
+
+def left(run: Path) -> tuple[Any, ...]:
+    """All that the last checkpoint of a run holds."""
+    spec = Errand().spec
+    agent = agents.build("sac", SAC, spec.observation_size, spec.action_size)
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        found, counters = checkpoints.restore(Learner(agent, spec, 0, 1000, num_envs=4), 1200)
+    shapes = replay.create(250, 4, spec.observation_size, spec.action_size)
+    return found.agent, replay.from_rows(shapes, found.replay), found.metrics, found.environment, counters
+
+
+def table(file: Path) -> list[dict[str, float]]:
+    """The rows of a CSV without what a clock wrote."""
+    return [{name: x for name, x in row.items() if "second" not in name} for row in read_csv(file)]
+
+
+def test_a_run_that_was_stopped_and_one_that_failed_go_on_from_the_disk_bit_for_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert trained(whole) == "finished"
+
+    def stop(step: int) -> None:
+        if step == 400:
+            signal.raise_signal(signal.SIGINT)
+
+    def fail(step: int) -> None:
+        if step == 1000:
+            raise RuntimeError("the machine is gone")
+
+    assert trained(parts, stop) == "interrupted"
+    run = parts / "mjx" / "errand" / "sac" / "seed_1"
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("interrupted", 400)
+    with pytest.raises(RuntimeError, match="gone"):
+        trained(parts, fail)
+    assert "resuming at step 400" in capsys.readouterr().out
+    assert trained(parts) == "finished"
+    assert "resuming at step 900" in capsys.readouterr().out
+
+    for seed in (0, 1):
+        one, other = (root / "mjx" / "errand" / "sac" / f"seed_{seed}" for root in (parts, whole))
+        assert json.loads((one / "config.json").read_text()) == json.loads(
+            (other / "config.json").read_text()
+        )
+        assert table(one / "train.csv") == table(other / "train.csv")
+        assert [row["step"] for row in table(one / "train.csv")] == [200, 400, 600, 800, 1000, 1200]
+        assert table(one / "eval.csv") == table(other / "eval.csv")
+        assert [row["step"] for row in table(one / "eval.csv")] == [0, 600, 1200]
+        same(left(one), left(other))
+    agent, buffer, _, _, counters = left(run)
+    assert counters == Counters(1200, (1200 - 100) // 16) == Counters(1200, agent.critic_optimizer.count)
+    # Each of the 300 ticks is a row, and so is the start of each episode.
+    assert (buffer.written > 300).all() and np.unique(buffer.written).size > 1

@@ -1,0 +1,239 @@
+"""The compiled programs of training: compiled once, counted right, and drawn from streams of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import agents
+from agents.api import Agent
+from envs.api import EnvSpec, StepType
+from qsm.data import replay
+from qsm.learning.learner import FAILURE_RATE, FINITE, Learner, Streams, TrainState, make_streams
+from tests.arrivals import arrival
+from tests.tally_agent import TallyAgent
+
+SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, action_repeat=1)
+SPEC_OF_FOUR = dataclasses.replace(SPEC, action_size=4)
+
+
+class Traced(Learner):
+    """Counts how often each program is traced, and so compiled."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.traces: Counter[str] = Counter()
+        super().__init__(*arguments, **options)
+
+    def _act_all(self, *arguments: Any, mode: Any) -> jax.Array:
+        self.traces[f"act {mode}"] += 1
+        return super()._act_all(*arguments, mode=mode)
+
+    def _learn_all(self, *arguments: Any) -> TrainState:
+        self.traces["learn"] += 1
+        return super()._learn_all(*arguments)
+
+
+def learn(
+    learner: Learner, state: TrainState, tick: int, first_update: int = 0, num_updates: int = 0
+) -> TrainState:
+    """One arrival; every third tick is a reset and every third the end of an episode."""
+    step_type = (StepType.FIRST, StepType.MID, StepType.LAST)[tick % 3]
+    action = np.full((1, 1, learner.spec.action_size), 0.1 * (tick % 3), np.float32)
+    here = arrival(step_type, tick, tick, size=learner.spec.observation_size)
+    return learner.learn(state, action, here, np.int32(first_update), np.int32(num_updates))
+
+
+def filled(learner: Learner, num_ticks: int = 8) -> TrainState:
+    state = learner.init()
+    for tick in range(num_ticks):
+        state = learn(learner, state, tick)
+    return state
+
+
+def small_sac() -> Agent:
+    return agents.make_agent("sac", 2, 1, hidden_sizes=(8,), batch_size=8)
+
+
+# ---- Compilation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", [TallyAgent(), small_sac()], ids=["tally", "sac"])
+def test_each_program_is_compiled_once(agent: Agent):
+    """Across resets, the random start, ratios below and above one, a seed that is held, metrics and evaluations."""
+    learner = Traced(agent, SPEC, seeds=(0, 1), capacity=16)
+    state, num_updates, action = learner.init(), 0, np.zeros((2, 1, 1), np.float32)
+    held = None
+    for tick in range(24):
+        if tick in (12, 18):
+            learner.active[1] = tick == 18
+            held = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
+        step_type = (StepType.FIRST, StepType.MID, StepType.LAST)[tick % 3]
+        here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), arrival(step_type, tick, tick))
+        led_here = np.zeros((2, 1, 1), np.float32) if step_type == StepType.FIRST else action
+        is_random = np.bool_(tick < 6)
+        action = learner.act_to_explore(state, here.time_step.observation, np.int32(tick), is_random)
+        due = (0, 1, 3)[tick % 3] if tick >= 6 else 0
+        state = learner.learn(state, led_here, here, np.int32(num_updates), np.int32(due))
+        num_updates += due
+        if tick % 5 == 4:
+            state, _ = learner.drain(state)
+            for evaluation_tick in range(2):
+                observations = np.zeros((2, 3, 2), np.float32)
+                learner.act_to_evaluate(state.agent, observations, np.int32(tick), np.int32(evaluation_tick))
+        if tick == 17:
+            now = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
+            jax.tree.map(np.testing.assert_array_equal, now, held)
+    assert learner.traces == {"act explore": 1, "act evaluate": 1, "learn": 1}
+
+
+def test_learning_goes_on_in_place():
+    """The compiled program aliases the donated state and makes no second buffer, at a million rows."""
+    learner = Learner(small_sac(), SPEC, seeds=0, capacity=1_000_000)
+    agent_state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), learner.agent_template()
+    )
+    state = TrainState(agent_state, jax.eval_shape(learner.empty_replay), jax.eval_shape(learner._zeros), ())
+    arguments = (np.zeros((1, 1, 1), np.float32), arrival(StepType.FIRST, 0), np.int32(0), np.int32(1))
+    compiled = learner._learn.lower(state, learner.streams, *arguments, learner.active).compile()
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    assert memory.alias_size_in_bytes >= replay.nbytes(1_000_000, 1, 2, 1)
+    assert memory.temp_size_in_bytes < 1_000_000  # not even the smallest field, of a byte a row
+
+
+# ---- Updates -----------------------------------------------------------------------------------------------------
+
+
+def test_updates_in_one_dispatch_are_those_made_one_by_one():
+    learner = Learner(small_sac(), SPEC, seeds=0, capacity=16)
+    together = learn(learner, filled(learner), 8, first_update=0, num_updates=5)
+    apart = learn(learner, filled(learner), 8, first_update=0, num_updates=0)
+    start = jax.tree.map(np.array, apart.agent)
+    # By `vmap`, where a group of one takes its leading axis off: both are the same update.
+    sample = jax.jit(jax.vmap(learner.sample_one, in_axes=(0, 0, 0, None)))
+    update = jax.jit(jax.vmap(learner.update_one, in_axes=(0, 0, 0, 0, None, 0)))
+    for i in range(5):
+        # The buffer must stay the same, so the updates are made without another arrival.
+        count = np.int32(i)
+        batch = sample(apart.agent, apart.replay, learner.streams.replay, count)
+        agent_state, sums = update(
+            apart.agent, apart.metrics, batch, learner.streams.update, count, learner.active
+        )
+        apart = apart._replace(agent=agent_state, metrics=sums)
+    assert apart.metrics[FINITE].total.item() == apart.metrics[FINITE].count.item() == 5
+    for name in ("agent", "metrics"):
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6),
+            getattr(together, name),
+            getattr(apart, name),
+        )
+    moved = jax.tree.map(
+        lambda old, new: bool(np.any(old != new)), start.critic_params, together.agent.critic_params
+    )
+    assert all(jax.tree.leaves(moved))
+
+
+def test_the_update_counter_goes_on_across_dispatches():
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=16)
+    once = learn(learner, filled(learner), 8, 10, 7).agent
+    state = learn(learner, filled(learner), 8, 10, 3)
+    twice = learn(learner, state, 9, 13, 4).agent
+    assert once.step_sum.item() == twice.step_sum.item() == sum(range(10, 17))
+    assert once.num_updates.item() == twice.num_updates.item() == 7
+    # Draws belong to the update's number, however many updates a dispatch makes.
+    np.testing.assert_allclose(once.noise_sum, twice.noise_sum, rtol=1e-6)
+    assert (once.num_observed.item(), twice.num_observed.item()) == (9, 10)
+
+
+def test_an_arrival_is_stored_before_it_is_learned_from():
+    """The only transition is the one that the arrival closes."""
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=16)
+    state = learn(learner, learner.init(), 0)
+    state = learn(learner, state, 1, 0, 1)
+    assert state.agent.reward_sum.item() == 1.0
+
+
+def test_gamma_comes_from_the_hyperparameters():
+    """It may be swept: the loop reads it from the learned state, not from the configuration."""
+    learner = Learner(dataclasses.replace(TallyAgent(), n_step=2), SPEC, seeds=0, capacity=16)
+    sums = {}
+    for gamma in (0.0, 1.0):
+        state = learner.init()
+        state = state._replace(
+            agent=state.agent._replace(hyperparameters={"discount": np.full(1, gamma, np.float32)})
+        )
+        # One closed window, of rewards 1 and 4.
+        for tick, step_type in ((0, StepType.FIRST), (1, StepType.MID), (4, StepType.MID)):
+            action, updates = np.zeros((1, 1, 1), np.float32), np.int32(tick == 4)
+            state = learner.learn(state, action, arrival(step_type, tick, tick), np.int32(0), updates)
+        sums[gamma] = state.agent.reward_sum.item()
+    assert sums == {0.0: 1.0, 1.0: 5.0}
+
+
+# ---- Metrics -----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_means_over_the_updates_they_happened_in(monkeypatch: pytest.MonkeyPatch):
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=16)
+    state = learn(learner, filled(learner), 8, first_update=2, num_updates=2)
+    state = learn(learner, state, 9, first_update=4, num_updates=3)
+    fetches = []
+    fetch = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(tree) or fetch(tree))
+    state, metrics = learner.drain(state)
+    assert metrics == [
+        {"tally/step": np.mean([2, 3, 4, 5, 6]), "tally/odd": np.mean([3, 5]), FAILURE_RATE: 0}
+    ]
+    assert len(fetches) == 1
+    state, metrics = learner.drain(learn(learner, state, 10, first_update=8, num_updates=1))
+    assert metrics == [{"tally/step": 8, FAILURE_RATE: 0}]
+    assert learner.drain(state)[1] == [{}]
+
+
+# ---- Draws -------------------------------------------------------------------------------------------------------
+
+
+def test_streams_differ_by_name_and_seed():
+    data = [tuple(np.asarray(jax.random.key_data(key))) for seed in (0, 1, 2) for key in make_streams(seed)]
+    assert len(set(data)) == 3 * len(Streams._fields)
+    again = [tuple(np.asarray(jax.random.key_data(key))) for key in make_streams(1)]
+    assert again == data[len(Streams._fields) : 2 * len(Streams._fields)]
+
+
+def test_actions_depend_on_seed_step_tick_and_mode():
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=16)
+    other = Learner(TallyAgent(), SPEC, seeds=1, capacity=16)
+    state, observation = learner.init(), np.zeros((1, 1, 2), np.float32)
+
+    def explore(learner: Learner, step: int) -> float:
+        return float(learner.act_to_explore(state, observation, np.int32(step), np.bool_(False)).item())
+
+    def evaluate(step: int, tick: int) -> float:
+        return float(learner.act_to_evaluate(state.agent, observation, np.int32(step), np.int32(tick)).item())
+
+    draws = [explore(learner, 3), explore(learner, 4), explore(other, 3)]
+    draws += [10 * evaluate(3, 0), 10 * evaluate(3, 1), 10 * evaluate(4, 0)]
+    assert len({round(value % 1, 6) for value in draws}) == len(draws)
+    assert explore(learner, 3) == draws[0]
+
+
+def test_exploring_is_uniform_while_random_and_the_agents_afterwards():
+    learner = Learner(dataclasses.replace(TallyAgent(), action_size=4), SPEC_OF_FOUR, seeds=0, capacity=16)
+    state, observation = learner.init(), np.zeros((1, 500, 2), np.float32)
+    actions = np.asarray(learner.act_to_explore(state, observation, np.int32(0), np.bool_(True)))[0]
+    assert actions.shape == (500, 4)
+    assert stats.kstest(actions.ravel(), stats.uniform(-1, 2).cdf).pvalue > 0.001
+    assert np.unique(actions).size == actions.size
+    own = np.asarray(learner.act_to_explore(state, observation, np.int32(0), np.bool_(False)))
+    assert own.min() >= 2.0
+
+
+def test_the_initial_state_depends_on_the_seed_alone():
+    weights = [float(Learner(TallyAgent(), SPEC, seed, 16).init().agent.weight[0]) for seed in (0, 0, 1)]
+    assert weights[0] == weights[1] != weights[2]

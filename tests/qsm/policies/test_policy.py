@@ -1,0 +1,160 @@
+"""An exported policy acts as the run's own agent does, from a file that holds no more than that takes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import agents
+import qsm
+from envs import dmc
+from qsm.base.errors import UserError
+from qsm.checkpoints import checkpoint
+from qsm.command.cli import main
+from qsm.learning.learner import Learner
+from qsm.options.run import LaunchOptions, RunConfig
+from qsm.policies.policy import DESCRIPTION, load_policy
+from qsm.training.group import members
+from qsm.training.train import train
+from tests.probe_environments import ObservationReward
+
+SMALL: dict[str, Any] = {"hidden_sizes": (8,), "batch_size": 8}
+SMALL_QSM = SMALL | {"denoising_steps": 2, "time_embedding_size": 4, "time_hidden_sizes": (4,)}
+
+
+def trained(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Path:
+    """A short run of agent `name`."""
+    monkeypatch.setattr(dmc, "make_env", lambda task, seed, repeat: ObservationReward(seed))
+    config = RunConfig(
+        steps=12,
+        random_steps=4,
+        replay_capacity=1000,
+        eval_interval=100,
+        eval_episodes=1,
+        wandb="disabled",
+    )
+    (run,) = members(name, "probe", agents.config_class(name)(**options), config, LaunchOptions(), root=root)
+    assert train(name, "probe", [run]) == "finished"
+    return run.path
+
+
+@pytest.mark.parametrize(("name", "options"), [("sac", SMALL), ("qsm", SMALL_QSM | {"eval_samples": 3})])
+def test_an_exported_policy_acts_as_the_run_does(
+    name: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    run = trained(name, tmp_path, monkeypatch, **options)
+    capsys.readouterr()
+    assert main(["export", str(run)]) == 0
+    assert f"qsm.load_policy('{run / 'policy.npz'}')" in capsys.readouterr().out
+    policy = qsm.load_policy(run / "policy.npz", seed=3)
+    assert policy.description.agent == name and policy.description.step == 12
+
+    agent = agents.make_agent(name, 1, 1, **options)
+    spec = ObservationReward(0).spec
+    state, _ = checkpoint.restore_agent(run / "checkpoints", Learner(agent, spec, 0, capacity=1))
+    act = jax.jit(agent.act, static_argnames="mode")
+    observation = np.linspace(-1, 1, 6, dtype=np.float32)[:, None]
+    for call in range(2):
+        key = jax.random.fold_in(jax.random.key(3), call)
+        expected = act(state, observation, key, mode="evaluate")
+        np.testing.assert_allclose(policy(observation), expected, rtol=1e-5, atol=1e-6)
+    policy.reset(3)
+    assert policy(observation[0]).shape == (1,)
+    with pytest.raises(ValueError, match=r"takes \[1\] or \[B, 1\]"):
+        policy(np.zeros((2, 3)))
+
+    with np.load(run / "policy.npz", allow_pickle=False) as file:
+        kept = len(file.files) - 1
+    leaves = len(jax.tree.leaves(state))
+    # Optimisers and targets stay behind; qsm's choice among samples takes its critics along.
+    assert kept < (leaves / 2 if name == "qsm" else leaves / 3)
+
+
+def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = trained("sac", tmp_path, monkeypatch, **SMALL)
+    assert main(["export", str(run), "--output", str(tmp_path / "policy.npz")]) == 0
+    data = (tmp_path / "policy.npz").read_bytes()
+    file = tmp_path / "other.npz"
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    for damaged in (b"", b"text", data[: len(data) // 2], bytes(flipped)):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="is no policy, or is damaged"):
+            load_policy(file)
+    with pytest.raises(UserError, match="Cannot read"):
+        load_policy(tmp_path / "none.npz")
+
+    def changed(**arrays: Any) -> Path:
+        with np.load(io.BytesIO(data)) as content:
+            np.savez(file, **(dict(content) | arrays))
+        return file
+
+    text = bytes(np.load(io.BytesIO(data))[DESCRIPTION]).decode()
+    newer = np.frombuffer(text.replace('"format": 1', '"format": 2').encode(), np.uint8)
+    with pytest.raises(UserError, match="written by a newer qsm"):
+        load_policy(changed(**{DESCRIPTION: newer}))
+    wider = np.frombuffer(text.replace("[8]", "[9]").encode(), np.uint8)
+    with pytest.raises(
+        UserError, match=r"does not fit this version of sac: a parameter is .+ there and .+ here"
+    ):
+        load_policy(changed(**{DESCRIPTION: wider}))
+
+
+def test_export_overwrites_nothing_but_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = trained("sac", tmp_path / "runs", monkeypatch, **SMALL)
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    np.savez(tmp_path / "arrays.npz", mine=np.zeros(3))
+    os.mkfifo(tmp_path / "pipe")
+    (run / "link.npz").symlink_to(run / "config.json")
+    files = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    refused = {
+        "notes.txt": "exists and is no policy; remove it first, or name another file with --output",
+        "arrays.npz": "exists and is no policy",
+        "pipe": "is a device or a pipe and no file; name another file with --output",
+        "runs": "is a folder; name a file in it",
+        "none/policy.npz": "No such file or directory. Name a file that can be written with --output",
+        str(run / "config.json"): "in a place for the run's own files",
+        str(run / "new.json"): "in a place for the run's own files",
+        str(run / "link.npz"): "in a place for the run's own files",
+        str(run / "checkpoints" / "new.npz"): "in a place for the run's own files",
+        f"{run.parent}/../{run.parent.name}/{run.name}/eval.csv": "in a place for the run's own files",
+    }
+    for output, message in refused.items():
+        assert main(["export", str(run), "--output", output]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and "--run-dir" not in error, error
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == files
+    assert (tmp_path / "notes.txt").read_text() == "mine" and (tmp_path / "pipe").is_fifo()
+
+    (tmp_path / "kept-free").touch()
+    for output in ("kept-free", "kept-free", str(run / "other.npz"), str(run / "policy.npz")):
+        assert main(["export", str(run), "--output", output]) == 0
+        assert load_policy(output).description.step == 12
+
+
+def test_a_run_of_wrong_options_is_told_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = trained("sac", tmp_path, monkeypatch, **SMALL)
+    config = json.loads((run / "config.json").read_text())
+    for section, name in (("agent_config", "discount"), ("run_config", "seed")):
+        changed = config | {section: config[section] | {name: "x"}}
+        (run / "config.json").write_text(json.dumps(changed))
+        capsys.readouterr()
+        assert main(["export", str(run)]) == 2
+        assert f"{run}: {section}.{name} is 'x'; it must be a " in capsys.readouterr().err

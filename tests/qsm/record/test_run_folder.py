@@ -1,0 +1,299 @@
+"""Runs are created whole or not at all, resumed only as they were, and refused in one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.config import AgentConfig
+from qsm.base.errors import UserError
+from qsm.base.files import replace_file
+from qsm.options.run import RunConfig
+from qsm.record import provenance, run_folder
+from qsm.record.run_folder import RunDir, find_runs, load_run, resolved_config, run_path
+
+
+def config(**options: Any) -> dict[str, Any]:
+    return resolved_config("qsm", "cartpole-swingup", "dm_control", AgentConfig(), RunConfig(**options))
+
+
+def refusal(action: Any, *arguments: Any) -> str:
+    """The one line of the UserError that `action` raises."""
+    with pytest.raises(UserError) as raised:
+        action(*arguments)
+    line = str(raised.value)
+    assert "\n" not in line
+    return line
+
+
+def tree(path: Path) -> dict[str, bytes | None]:
+    """Everything below `path`, with the content of its files."""
+    return {str(p.relative_to(path)): p.read_bytes() if p.is_file() else None for p in path.rglob("*")}
+
+
+def test_path_of_a_run() -> None:
+    assert run_path("dm_control", "walker-walk", "sac", 3) == Path("runs/dm_control/walker-walk/sac/seed_3")
+    named = run_path("mjx", "walker-walk", "sac", 0, name="wide-2", root="elsewhere")
+    assert named == Path("elsewhere/mjx/walker-walk/sac@wide-2/seed_0")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a@b", "-x", "a\n", "a" * 101])
+def test_name_that_is_no_folder_name_is_refused(name: str) -> None:
+    assert "--name is" in refusal(run_path, "dm_control", "walker-walk", "sac", 0, name)
+
+
+def test_new_run_holds_its_configuration_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "seed_0"
+    run = RunDir.create_or_open(path, config(), ["qsm", "train"])
+    assert run.created and not run.finished
+    stored = json.loads((path / "config.json").read_text())
+    assert (
+        stored == config() and stored["format"] == 1 and stored["agent_config"]["hidden_sizes"] == [256, 256]
+    )
+    assert load_run(path).config == stored
+    assert load_run(str(path)).checkpoints == path / "checkpoints"
+
+
+def test_empty_folder_and_one_left_by_a_kill_are_taken(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.123.tmp").write_text("{")
+    assert RunDir.create_or_open(tmp_path, config()).created
+
+
+def test_same_configuration_resumes_and_provenance_grows(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    first = RunDir.create_or_open(path, config(), ["qsm", "train", "first"])
+    first.record_start("cpu")
+    first.write_status("interrupted", 5, 10, last_return=1.5, message="stopped")
+    second = RunDir.create_or_open(path, config(), ["qsm", "train", "second"])
+    assert not second.created and not second.finished
+    second.record_start("cpu")
+    starts = json.loads((path / "provenance.json").read_text())
+    assert [start["command"][-1] for start in starts] == ["first", "second"]
+    assert starts[0]["device"] == "cpu" and "numpy" in starts[0]["packages"] and starts[0]["started"]
+    status = second.status()
+    assert status.pop("updated")
+    assert status == {
+        "state": "interrupted", "step": 5, "saved_step": None, "steps": 10, "last_return": 1.5, "message": "stopped",
+    }  # fmt: skip
+
+
+def test_finished_run_is_told_apart_and_not_touched(tmp_path: Path) -> None:
+    RunDir.create_or_open(tmp_path, config()).write_status(
+        "finished", 100_000, 100_000, last_return=float("nan")
+    )
+    before = tree(tmp_path)
+    run = RunDir.create_or_open(tmp_path, config())
+    assert run.finished and not run.created and run.status()["last_return"] is None
+    assert tree(tmp_path) == before
+
+
+def test_damaged_status_counts_as_unfinished(tmp_path: Path) -> None:
+    run = RunDir.create_or_open(tmp_path, config())
+    for content in ("{", "[]", '"finished"'):
+        (tmp_path / "status.json").write_text(content)
+        assert run.status() == {} and not run.finished
+
+
+def test_other_configuration_is_refused_with_fields_and_mend(tmp_path: Path) -> None:
+    RunDir.create_or_open(tmp_path, config(steps=100_000, replay_ratio="1"))
+    before = tree(tmp_path)
+    line = refusal(RunDir.create_or_open, tmp_path, config(steps=200_000, replay_ratio="1/2"))
+    assert "run_config.steps is 100000 there and 200000 here" in line
+    assert 'run_config.replay_ratio is "1" there and "1/2" here' in line
+    assert "--name" in line and "--run-dir" in line and str(tmp_path) in line
+    assert tree(tmp_path) == before
+
+
+def test_many_differences_are_counted_and_absent_fields_named(tmp_path: Path) -> None:
+    RunDir.create_or_open(tmp_path, config())
+    other = config(seed=1, steps=50_000, random_steps=9, eval_interval=9, eval_episodes=9, log_interval=9)
+    assert "and 1 more" in refusal(RunDir.create_or_open, tmp_path, other)
+    newer = config()
+    newer["agent_config"]["score_scale"] = 50.0
+    line = refusal(RunDir.create_or_open, tmp_path, newer)
+    assert "agent_config.score_scale is not set there and 50.0 here" in line
+
+
+def test_foreign_folder_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("do not lose me")
+    line = refusal(RunDir.create_or_open, tmp_path, config())
+    assert "thesis.tex" in line and "--run-dir" in line
+    assert tree(tmp_path) == {"thesis.tex": b"do not lose me"}
+
+
+def test_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "runs" / "seed_0"):
+        line = refusal(RunDir.create_or_open, path, config())
+        assert f"{tmp_path / 'file'} is a file" in line and "--run-dir" in line
+
+
+def test_folder_name_too_long_is_refused(tmp_path: Path) -> None:
+    assert "--run-dir" in refusal(RunDir.create_or_open, tmp_path / ("x" * 300), config())
+    assert "There is no folder" in refusal(load_run, tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("code", "mend"),
+    [(errno.EACCES, "may write to"), (errno.EROFS, "may write to"), (errno.ENOSPC, "Free some")],
+)
+@pytest.mark.parametrize("call", ["mkdir", "replace"])
+def test_unwritable_folder_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, mend: str, call: str
+) -> None:
+    # chmod does not stop root, who runs the tests in a container; so the system call itself refuses.
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, refuse)
+    path = tmp_path / "runs" / "task" / "seed_0"
+    line = refusal(RunDir.create_or_open, path, config())
+    assert str(path) in line and os.strerror(code) in line and mend in line and "--run-dir" in line
+    assert tree(tmp_path) == {}
+
+
+def test_read_only_unfinished_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunDir.create_or_open(tmp_path, config())
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert "Read-only" in refusal(RunDir.create_or_open, tmp_path, config())
+
+
+def test_failed_replacement_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    replace_file(file, b"former")
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(OSError, match="No space"):
+                replace_file(file, b"later")
+        assert tree(tmp_path) == {"a.json": b"former"}
+
+
+def test_status_that_cannot_be_written_warns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    run = RunDir.create_or_open(tmp_path, config())
+    run.record_start("cpu", warn=warnings.append)
+    run.write_status("running", 1, 10)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        run.write_status("running", 2, 10)
+        run.write_status("running", 3, 10)
+    assert run.status()["step"] == 1
+    assert len(warnings) == 1 and "Free some space" in warnings[0]
+    run.write_status("running", 4, 10)
+    assert run.status()["step"] == 4
+
+
+def test_damaged_provenance_is_replaced_with_a_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    run = RunDir.create_or_open(tmp_path, config())
+    (tmp_path / "provenance.json").write_text("[")
+    run.record_start("cpu", warn=warnings.append)
+    assert len(json.loads((tmp_path / "provenance.json").read_text())) == 1 and len(warnings) == 1
+
+
+def test_commit_is_none_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert provenance.git_commit() is None
+
+
+def test_load_names_the_mend(tmp_path: Path) -> None:
+    missing = tmp_path / "runs" / "qsm" / "seed_1"
+    assert f"There is no folder {missing}" in refusal(load_run, missing)
+    assert "qsm train" in refusal(load_run, missing)
+    run = tmp_path / "runs" / "qsm" / "seed_0"
+    RunDir.create_or_open(run, config())
+    assert f"Did you mean '{run}'?" in refusal(load_run, missing)
+    assert f"Runs nearby: {run}." in refusal(load_run, tmp_path / "runs")
+    (run / "checkpoints").mkdir()
+    assert f"give {run}." in refusal(load_run, run / "checkpoints")
+    assert f"give {run}." in refusal(load_run, run / "config.json")
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refusal(load_run, tmp_path / "file")
+    for seed in range(1, 5):
+        RunDir.create_or_open(run.with_name(f"seed_{seed}"), config())
+    line = refusal(load_run, tmp_path)
+    assert "seed_0" in line and "seed_2" in line and "and 2 more" in line
+
+
+def test_runs_are_found_in_order_and_not_inside_runs(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        RunDir.create_or_open(tmp_path / name / "seed_0", config())
+    (tmp_path / "a" / "seed_0" / "checkpoints").mkdir()
+    (tmp_path / "a" / "seed_0" / "checkpoints" / "config.json").write_text("{}")
+    assert list(find_runs(tmp_path)) == [tmp_path / "a" / "seed_0", tmp_path / "b" / "seed_0"]
+    assert list(find_runs(tmp_path, limit=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"{", "damaged"),
+        (b"\xff\x00", "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b"[]", "damaged"),
+        (b"{}", "'format' is missing"),
+        (b'{"format": 2}', "newer qsm (format 2; this one reads 1)"),
+        (b'{"format": 1, "agent": 3}', "'agent' is missing"),
+    ],
+)
+def test_damaged_or_newer_configuration_is_refused(tmp_path: Path, content: bytes, part: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    assert part in refusal(load_run, tmp_path)
+    assert part in refusal(RunDir.create_or_open, tmp_path, config())
+    assert tree(tmp_path) == {"config.json": content}
+
+
+def test_configuration_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    assert "Cannot read" in refusal(load_run, tmp_path)
+
+
+def test_more_steps_are_an_option_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run = RunDir.create_or_open(path, config(steps=20_000))
+    run.write_status("finished", 20_000, 20_000)
+    assert run.finished
+    line = refusal(RunDir.create_or_open, path, config(steps=50_000))
+    assert "run_config.steps is 20000 there and 50000 here. Add --extend-steps" in line
+    before = tree(path)
+    for other in (config(steps=50_000, seed=1), config(steps=15_000)):
+        assert "Repeat its options" in refusal(RunDir.create_or_open, path, other, (), True)
+    assert tree(path) == before
+    longer = RunDir.create_or_open(path, config(steps=50_000), extend_steps=True)
+    assert not longer.created and not longer.finished
+    assert load_run(path).config == config(steps=50_000)
+    assert RunDir.create_or_open(path, config(steps=50_000), extend_steps=True).config == longer.config
+    longer.write_status("finished", 50_000, 50_000)
+    assert longer.finished
+
+
+def test_a_run_is_emptied_but_for_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunDir.create_or_open(path, config())
+    (path / "checkpoints" / "5").mkdir(parents=True)
+    (path / "checkpoints" / "5" / "state").write_text("old")
+    (path / "elsewhere").symlink_to(tmp_path)
+    (path / ".owner").write_text("me")
+    run_folder.empty_run(path, keep=".owner")
+    assert tree(path) == {".owner": b"me"}
+    assert tmp_path.is_dir()  # a link is removed, not what it leads to
+    assert "holds no run to overwrite" in refusal(run_folder.empty_run, path, ".owner")
+    assert RunDir.create_or_open(path, config(seed=1)).created

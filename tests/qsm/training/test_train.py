@@ -1,0 +1,461 @@
+"""The host loop counts steps and updates exactly, and a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import re
+import signal
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import agents
+from agents.sac import SACConfig
+from envs import dmc
+from envs.api import StepType, TimeStep
+from qsm.base.errors import UserError
+from qsm.checkpoints import saver
+from qsm.checkpoints.checkpoint import is_whole
+from qsm.data import segments
+from qsm.data.replay import ROW_FIELDS, Rows
+from qsm.data.segments import Segment
+from qsm.learning.host_loop import HostLoop
+from qsm.learning.learner import Learner, TrainState
+from qsm.learning.schedule import Counters, updates_due
+from qsm.options.run import RunConfig
+from qsm.record.tables import read_csv
+from qsm.training.group import Member
+from qsm.training.train import Outcome, train
+from tests.arrivals import stored
+from tests.probe_environments import TruncatedReward
+from tests.recorder import Recorder
+from tests.tally_agent import TallyAgent
+
+EPISODE_STEPS = 3
+FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
+
+
+class Task(TruncatedReward):
+    """Three steps an episode; calls `at_step` after each, with the number of steps made in all episodes."""
+
+    def __init__(self, at_step: Callable[[int], None] = lambda step: None, action_repeat: int = 1) -> None:
+        super().__init__(episode_steps=EPISODE_STEPS)
+        self._spec = dataclasses.replace(super().spec, action_repeat=action_repeat)
+        self.at_step = at_step
+        self.num_steps = 0
+        self.seeds: list[int] = []
+
+    def reseed(self, seed: int) -> None:
+        self.seeds.append(seed)
+        self._steps = self._spec.episode_steps
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        self.num_steps += 1
+        self.at_step(self.num_steps)
+        return super().step(action)
+
+
+def options(**changes: Any) -> RunConfig:
+    defaults: dict[str, Any] = {
+        "steps": 10,
+        "random_steps": 4,
+        "replay_capacity": 1000,
+        "eval_interval": 4,
+        "eval_episodes": 2,
+        "log_interval": 5,
+        "checkpoint_interval": 6,
+        "wandb": "disabled",
+    }
+    return RunConfig(**(defaults | changes))
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    return Learner(TallyAgent(), Task().spec, seeds=0, capacity=64)
+
+
+def loop(
+    learner: Learner, recorder: Recorder, environment: Task | None = None, **changes: Any
+) -> tuple[TrainState, Counters]:
+    loop = HostLoop(learner, [environment or Task()], [], options(**changes))
+    return loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+
+
+def kinds(state: TrainState) -> list[int]:
+    return rows_of(state)["step_type"][:, 0].tolist()
+
+
+def rows_of(state: TrainState, seed: int = 0) -> dict[str, np.ndarray]:
+    """The rows of one seed's buffer."""
+    return stored(jax.tree.map(lambda leaf: leaf[seed], state.replay))._asdict()
+
+
+def actions(state: TrainState) -> np.ndarray:
+    """The actions of a buffer's rows, those of FIRST rows apart."""
+    rows = rows_of(state)
+    return rows["action"][rows["step_type"][:, 0] != FIRST, 0, 0]
+
+
+# ---- Counting ----------------------------------------------------------------------------------------------------
+
+ratios = st.fractions(min_value=0, max_value=1024, max_denominator=1000)
+
+
+@given(step=st.integers(0, 10**12), random_steps=st.integers(0, 10**9), ratio=ratios)
+def test_updates_due_is_the_floor_of_exact_arithmetic(step: int, random_steps: int, ratio: Fraction):
+    due = updates_due(step, random_steps, ratio)
+    assert isinstance(due, int)
+    exact = max(step - random_steps, 0) * ratio
+    assert due <= exact < due + 1
+    assert due <= updates_due(step + 1, random_steps, ratio) <= due + ratio + 1
+
+
+def test_updates_due_by_hand():
+    assert [updates_due(step, 2, Fraction(1, 3)) for step in range(10)] == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert [updates_due(step, 1, Fraction(5, 2)) for step in range(5)] == [0, 0, 2, 5, 7]
+
+
+def test_every_hook_is_called_at_its_step(learner: Learner):
+    recorder = Recorder()
+    _, end = loop(learner, recorder)
+    assert end == Counters(10, 6)
+    assert recorder.steps == list(range(1, 11))
+    assert recorder.evaluations == [0, 4, 8, 10]  # the last step too, whatever the interval
+    assert recorder.metrics == [(5, 1), (10, 6)]
+    assert recorder.checkpoints == [Counters(6, 2)]
+
+
+def test_resets_are_stored_and_are_no_environment_steps(learner: Learner):
+    environment = Task()
+    state, _ = loop(learner, Recorder(), environment)
+    assert environment.num_steps == 10
+    assert kinds(state) == [FIRST, MID, MID, LAST] * 3 + [FIRST, MID]
+    rows = rows_of(state)
+    is_step = rows["step_type"] != FIRST
+    np.testing.assert_array_equal(rows["reward"][is_step], 1)
+    np.testing.assert_array_equal(rows["discount"][is_step], 1)
+    np.testing.assert_array_equal(rows["action"][~is_step], 0)
+    assert state.agent.num_observed.item() == 11  # one each for the start and every step
+    assert state.agent.num_updates.item() == 6
+    assert state.agent.step_sum.item() == sum(range(6))
+
+
+def test_the_random_start_ends_after_its_steps(learner: Learner):
+    state, _ = loop(learner, Recorder())
+    made = actions(state)
+    assert np.all(np.abs(made[:4]) < 1)
+    assert np.all(made[4:] >= 2)  # the agent's own
+    assert np.unique(made).size == 10
+
+
+@pytest.mark.parametrize(("ratio", "updates"), [("1/4", [0, 1]), ("3", [3, 18])])
+def test_the_replay_ratio(learner: Learner, ratio: str, updates: list[int]):
+    recorder = Recorder()
+    state, end = loop(learner, recorder, replay_ratio=ratio)
+    assert recorder.metrics == list(zip((5, 10), updates, strict=True))
+    assert end.num_updates == state.agent.num_updates.item() == updates[-1]
+    assert state.agent.step_sum.item() == sum(range(updates[-1]))
+
+
+def test_steps_are_control_steps_under_action_repeat(learner: Learner):
+    recorder, environment = Recorder(), Task(action_repeat=3)
+    state, end = loop(learner, recorder, environment, steps=20, eval_interval=5)
+    assert environment.num_steps == 7
+    assert recorder.steps == [3, 6, 9, 12, 15, 18, 21]
+    assert recorder.evaluations == [0, 6, 12, 15, 21]  # the first arrival at or past each multiple
+    assert recorder.metrics == [(6, 2), (12, 8), (15, 11), (21, 17)]
+    assert [counters.step for counters in recorder.checkpoints] == [6, 12, 18]
+    assert end == Counters(21, 17)
+    assert np.all(np.abs(actions(state)[:2]) < 1)
+    assert np.all(actions(state)[2:] >= 2)
+
+
+def test_no_update_before_a_window_is_closed():
+    learner = Learner(TallyAgent(n_step=3), Task().spec, seeds=0, capacity=64)
+    recorder = Recorder()
+    _, end = loop(learner, recorder, random_steps=1, log_interval=1, steps=6)
+    assert recorder.metrics == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 2), (6, 3)]
+    assert end == Counters(6, 3)
+
+
+# ---- Stopping and going on ---------------------------------------------------------------------------------------
+
+
+def test_a_request_to_stop_ends_the_loop_between_steps(learner: Learner):
+    environment = Task()
+    recorder = Recorder(lambda: environment.num_steps == 7)
+    state, end = loop(learner, recorder, environment)
+    assert end == Counters(7, 3)
+    assert environment.num_steps == 7
+    assert recorder.steps == list(range(1, 8))
+    # The arrival at the last step is stored and learned from.
+    assert kinds(state) == [FIRST, MID, MID, LAST] * 2 + [FIRST, MID]
+    assert state.agent.num_updates.item() == 3
+
+
+def test_the_loop_goes_on_from_its_counters(learner: Learner):
+    """Another process that is given what the first saved ends where an uninterrupted one does."""
+    whole, _ = loop(learner, Recorder())
+    environment = Task()
+    first = HostLoop(learner, [environment], [], options())
+    state, counters = first.run(
+        first.begin(), Counters(0, 0), Recorder(lambda: environment.num_steps == 7).hooks
+    )
+    recorder, second = Recorder(), HostLoop(learner, [Task()], [], options())
+    second.restore([first.save(state, 0)])
+    state, end = second.run(state, counters, recorder.hooks)
+    assert end == Counters(10, 6)
+    assert recorder.steps == [8, 9, 10]
+    assert recorder.evaluations == [8, 10]
+    assert recorder.metrics == [(10, 6)]
+    assert recorder.checkpoints == []
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """The environments that `train` makes: the training one first, then those of evaluation."""
+    made: list[Task] = []
+
+    def make(task: str, seed: int, action_repeat: int) -> Task:
+        made.append(Task(action_repeat=action_repeat))
+        return made[-1]
+
+    def build(name: str, config: Any, observation_size: int, action_size: int) -> TallyAgent:
+        return TallyAgent()
+
+    monkeypatch.setattr(dmc, "make_env", make)
+    monkeypatch.setattr(agents, "build", build)
+    return made
+
+
+def run(path: Path, at_step: Callable[[int], None] | None = None, **changes: Any) -> Outcome:
+    """`train` with `at_step` called in the training environment."""
+    make = dmc.make_env
+    made = []
+
+    def first_calls(*arguments: Any) -> Any:
+        environment = make(*arguments)
+        if not made and at_step is not None:
+            environment.at_step = at_step  # pyright: ignore[reportAttributeAccessIssue]
+        made.append(environment)
+        return environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dmc, "make_env", first_calls)
+        return train("sac", "probe", [Member(SACConfig(), options(**changes), path, "seed 0")])
+
+
+def status(path: Path) -> dict[str, Any]:
+    return json.loads((path / "status.json").read_text())
+
+
+def steps_in(path: Path) -> list[int]:
+    return [int(row["step"]) for row in read_csv(path)]
+
+
+def assert_complete(path: Path) -> None:
+    """What every finished run leaves, in one piece or in several."""
+    assert status(path)["state"] == "finished"
+    assert status(path)["step"] == 10
+    assert steps_in(path / "eval.csv") == [0, 4, 8, 10]
+    assert steps_in(path / "train.csv") == [5, 10]
+    assert [row["loop/num_updates"] for row in read_csv(path / "train.csv")] == [1, 6]
+    assert (path / "checkpoints" / "10").is_dir()
+
+
+def interrupt(at: int, by: signal.Signals = signal.SIGINT) -> Callable[[int], None]:
+    def at_step(step: int) -> None:
+        if step == at:
+            signal.raise_signal(by)
+
+    return at_step
+
+
+def test_a_finished_run_is_left_alone(tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "run"
+    assert run(path) == "finished"
+    assert_complete(path)
+    for row in read_csv(path / "eval.csv"):
+        assert (row["return_mean"], row["return_0"], row["return_1"], row["length_mean"]) == (3, 3, 3, 3)
+    assert f"qsm eval {path}" in capsys.readouterr().out
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    number = len(tasks)
+    assert run(path) == "finished"
+    assert f"{path} is finished (10 steps); nothing to do." in capsys.readouterr().out
+    assert sum(task.num_steps for task in tasks[number:]) == 0
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert run(path, interrupt(at=7)) == "interrupted"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert (status(path)["state"], status(path)["step"]) == ("interrupted", 7)
+    assert "Stopped and saved at step 7. Go on with the same command." in capsys.readouterr().out
+    number = len(tasks)
+    assert run(path) == "finished"
+    assert "resuming at step 7" in capsys.readouterr().out
+    assert_complete(path)
+    assert tasks[number].num_steps == 3
+
+
+def test_sigterm_is_told_from_ctrl_c(tasks: list[Task], tmp_path: Path):
+    path = tmp_path / "run"
+    assert run(path, interrupt(7, signal.SIGTERM)) == "preempted"
+    assert (status(path)["state"], status(path)["step"]) == ("preempted", 7)
+    assert run(path) == "finished"
+    assert_complete(path)
+
+
+def full_disk(from_step: int, to_step: int) -> Any:
+    """In place of `segments.write`: fails for checkpoints in that range."""
+    write = segments.write
+
+    def fail(folder: Path, step: int, rows: Rows) -> Segment:
+        if from_step <= step <= to_step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(folder, step, rows)
+
+    return fail
+
+
+def test_training_goes_on_while_the_disk_is_full(
+    tasks: list[Task],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    whole, path = tmp_path / "whole", tmp_path / "run"
+    assert run(whole, checkpoint_interval=2) == "finished"
+    monkeypatch.setattr(segments, "write", full_disk(4, 7))
+    assert run(path, interrupt(at=9), checkpoint_interval=2) == "interrupted"
+    assert len(re.findall(r"cannot be written: No space left on device\.", capsys.readouterr().out)) == 1
+    assert sorted(file.name for file in (path / "replay").iterdir()) == ["2.npz", "8.npz", "9.npz"]
+    assert run(path, checkpoint_interval=2) == "finished"
+    assert_complete(path)
+    assert is_whole(path / "checkpoints" / "10")
+    assert all_rows(path) == all_rows(whole)
+
+
+def all_rows(path: Path) -> list[bytes]:
+    """The fields of all rows that the files of a run hold, joined."""
+    files = sorted((path / "replay").iterdir(), key=lambda file: int(file.stem))
+    parts = [np.load(file, allow_pickle=False) for file in files]
+    return [np.concatenate([part[name] for part in parts]).tobytes() for name in ROW_FIELDS]
+
+
+def test_former_checkpoints_that_cannot_be_removed_are_no_loss(
+    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "delete", refuse)
+    path = tmp_path / "run"
+    assert run(path, checkpoint_interval=3) == "finished"
+    assert_complete(path)
+    assert [(path / "checkpoints" / name).is_dir() for name in ("3", "6", "9", "10")] == [True] * 4
+
+
+def test_a_run_whose_end_cannot_be_saved_says_so_and_can_be_ended_later(
+    tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "write", full_disk(7, 10))
+        assert run(path) == "unsaved"
+    assert status(path)["state"] == "failed"
+    assert "step 10 could not be saved: No space left on device" in status(path)["message"]
+    assert "The newest checkpoint is of step 6" in capsys.readouterr().out
+    assert run(path) == "finished"
+    assert_complete(path)
+
+
+@pytest.mark.parametrize(("by", "state"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "preempted")])
+def test_a_second_signal_ends_at_once(
+    by: signal.Signals, state: str, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def at_step(step: int) -> None:
+        if step == 7:
+            signal.raise_signal(by)
+            signal.raise_signal(by)
+
+    def end(code: int) -> None:
+        ended.append(code)
+        raise KeyboardInterrupt  # in place of the end of the process
+
+    ended: list[int] = []
+    monkeypatch.setattr("qsm.training.train.end_at_once", end)
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, at_step)
+    assert ended == [128 + by]
+    assert (status(path)["state"], status(path)["step"]) == (state, 6)
+    assert run(path) == "finished"
+    assert_complete(path)
+
+
+@pytest.mark.parametrize(("at", "resumed_from"), [(3, 0), (9, 6)])
+def test_a_failed_run_says_so_and_goes_on_from_its_checkpoint(
+    at: int, resumed_from: int, tasks: list[Task], tmp_path: Path
+):
+    """Rows written after the checkpoint come again and are not there twice."""
+
+    def fail(step: int) -> None:
+        if step == at:
+            raise RuntimeError("the simulator is unstable\nin two lines")
+
+    path = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="unstable"):
+        run(path, fail)
+    assert status(path)["state"] == "failed"
+    assert status(path)["step"] == at - 1
+    assert status(path)["message"] == "RuntimeError: the simulator is unstable"
+    number = len(tasks)
+    assert run(path) == "finished"
+    assert tasks[number].num_steps == 10 - resumed_from
+    assert_complete(path)
+
+
+def test_other_options_are_refused_for_an_unfinished_run(tasks: list[Task], tmp_path: Path):
+    path = tmp_path / "run"
+    assert run(path, interrupt(at=2)) == "interrupted"
+    with pytest.raises(UserError, match="replay_ratio"):
+        run(path, replay_ratio="2")
+    assert status(path)["state"] == "interrupted"
+
+
+def test_an_impossible_task_is_a_mistake_of_the_user(tmp_path: Path):
+    with pytest.raises(UserError, match="no-such-task"):
+        train("sac", "no-such-task", [Member(SACConfig(), options(), tmp_path / "run", "seed 0")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tracebacks_of_orbax_are_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def record(path: str, level: int, text: str) -> logging.LogRecord:
+        return logging.LogRecord("absl", level, path, 1, text, None, None)
+
+    logger = logging.getLogger("absl")
+    with saver._orbax_kept_apart() as said:
+        logger.handle(record("site-packages/orbax/futures.py", logging.ERROR, "Traceback of orbax"))
+        logger.handle(record("site-packages/orbax/futures.py", logging.WARNING, "a warning"))
+        logger.handle(record("site-packages/other.py", logging.ERROR, "another's"))
+    logger.handle(record("site-packages/orbax/futures.py", logging.ERROR, "later"))
+    assert said == ["Traceback of orbax"]
+    assert caplog.messages == ["a warning", "another's", "later"]
