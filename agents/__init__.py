@@ -4,30 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from agents.api import Agent
 
+Family = Literal["diffusion", "gaussian", "deterministic"]
+"""What the policy is; in tables and figures agents stand by family, in this order."""
 
-class AgentEntry(NamedTuple):
-    """Where an agent lives and what it is, in one line for `qsm agents`."""
+
+class Style(NamedTuple):
+    """How an agent looks in figures: told apart in print and by colour-blind readers."""
+
+    color: str
+    dashes: Any  # as matplotlib takes them
+    marker: str
+
+
+class Entry(NamedTuple):
+    """Where an agent lives, what it is in one line for `qsm agents`, and how it is shown."""
 
     module: str
     config: str
     agent: str
     summary: str
+    family: Family
+    style: Style
+    published: tuple[str, ...] = ()  # names of the same algorithm in files of published curves
 
 
-AGENTS: dict[str, AgentEntry] = {
-    "qsm": AgentEntry("agents.qsm", "QSMConfig", "QSM", "Q-score matching as published (Psenka et al. 2024)"),
-    "qsm-clean": AgentEntry(
+# The order is that of tables and legends; colours are of Okabe and Ito's palette.
+AGENTS: dict[str, Entry] = {
+    "qsm": Entry(
+        "agents.qsm",
+        "QSMConfig",
+        "QSM",
+        "Q-score matching as published (Psenka et al. 2024)",
+        "diffusion",
+        Style("#0072B2", "-", "o"),
+    ),
+    "qsm-clean": Entry(
         "agents.qsm",
         "CleanQSMConfig",
         "CleanQSM",
         "Q-score matching on the exact score target, gradients at clean actions",
+        "diffusion",
+        Style("#D55E00", "--", "s"),
     ),
-    "sac": AgentEntry("agents.sac", "SACConfig", "SAC", "Soft actor-critic (Haarnoja et al. 2018)"),
-    "td3": AgentEntry("agents.td3", "TD3Config", "TD3", "Twin delayed DDPG (Fujimoto et al. 2018)"),
+    "sac": Entry(
+        "agents.sac",
+        "SACConfig",
+        "SAC",
+        "Soft actor-critic (Haarnoja et al. 2018)",
+        "gaussian",
+        Style("#009E73", "-.", "^"),
+        ("SAC", "SAC(jaxrl,RR1)"),
+    ),
+    "td3": Entry(
+        "agents.td3",
+        "TD3Config",
+        "TD3",
+        "Twin delayed DDPG (Fujimoto et al. 2018)",
+        "deterministic",
+        Style("#CC79A7", ":", "D"),
+        ("TD3(SpinningUp)",),
+    ),
 }
 
 

@@ -7,65 +7,42 @@ agent knowing.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import jax
 
-Mode = Literal["explore", "evaluate"]
-
-
-class Transition(NamedTuple):
-    """A batch of n-step transitions.
-
-    `discount` already holds gamma^n and is zero only at true termination; a time limit bootstraps.
-    """
-
-    observation: jax.Array  # [B, O]
-    action: jax.Array  # [B, A], in [-1, 1]
-    reward: jax.Array  # [B], discounted sum over the n steps
-    discount: jax.Array  # [B]
-    next_observation: jax.Array  # [B, O]
-
-
-class Mean(NamedTuple):
-    """A metric as a running mean: `total / count` over whatever was accumulated.
-
-    A metric skipped in an update has count 0: it is neither zero nor NaN, and adds nothing.
-    """
-
-    total: jax.Array  # []
-    count: jax.Array  # []
-
-
-Metrics = dict[str, Mean]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """What the loop draws from replay for one update."""
-
-    batch_size: int
-    discount: float
-    n_step: int
-
+    from agents.parts.types import Metrics, Mode, Revision, Sampling, Transition
 
 State = TypeVar("State")
 
 
 class Agent(Protocol[State]):
-    """The five functions a learning algorithm offers; all pure and un-jitted."""
+    """What a learning algorithm offers, and all that a loop may ask of it; every function is pure and un-jitted."""
 
     @property
-    def sampling(self) -> Sampling: ...
+    def sampling(self) -> Sampling:
+        """What the loop draws from replay for one update."""
+        ...
 
     def init(self, key: jax.Array) -> State:
         """Fresh learned state from a typed key."""
         ...
 
-    def observe(self, state: State, time_step: Any) -> State:
-        """Updates running statistics from an environment's `TimeStep`; most agents return `state`."""
+    def discount(self, state: State) -> jax.Array:
+        """gamma `[]`, per decision: of the state, for it may be swept along the seed axis."""
+        ...
+
+    def observe(self, state: State, time_step: Any, is_valid: jax.Array) -> State:
+        """Updates running statistics; most agents return `state`.
+
+        Called with every row that is stored, once, in the order of storing: starts (FIRST) and LAST arrivals included,
+        and the first start before the first action.
+
+        Args:
+          time_step: `envs.api.TimeStep` with a leading axis `[N]` of environments.
+          is_valid: `[N]` bool; the others hold nothing that was measured.
+        """
         ...
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
@@ -76,4 +53,11 @@ class Agent(Protocol[State]):
         self, state: State, batch: Transition, key: jax.Array, step: jax.Array
     ) -> tuple[State, Metrics]:
         """One learning step. `step` counts earlier updates and is never batched, so a `lax.cond` on it is cheap."""
+        ...
+
+    def revise(self, state: State, batch: Transition, key: jax.Array) -> Revision | None:
+        """What to change in the rows of `batch` after the update that gave `state`; most agents return None.
+
+        Asked only where `sampling.revises`.
+        """
         ...

@@ -7,7 +7,7 @@ import math
 import typing
 from typing import Any, ClassVar
 
-from agents.api import Sampling
+from agents.parts.types import Sampling
 
 Limits = dict[str, tuple[float, float]]
 INFINITY = math.inf
@@ -84,7 +84,7 @@ class AgentConfig:
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.batch_size, self.discount, self.n_step)
+        return Sampling(self.batch_size, self.n_step)
 
     def hyperparameters(self) -> dict[str, float]:
         """The float options by name, without `constants`: they shape nothing and may be swept along the seed axis."""

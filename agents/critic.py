@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agents.api import Mean, Metrics
+from agents.parts.types import Mean, Metrics
 
 Tree = TypeVar("Tree")
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from etils import epy
 
-from agents.api import Mean, Metrics, Mode, Sampling, Transition
 from agents.config import INFINITY, AgentConfig, Limits
+from agents.parts.types import Mean, Metrics, Mode, Sampling, Transition
 
 with epy.lazy_imports():  # the command line reads the options below without loading JAX
     import jax
@@ -290,8 +290,14 @@ class QSM:
             },
         )
 
-    def observe(self, state: State, time_step: Any) -> State:
+    def discount(self, state: State) -> jax.Array:
+        return state.hyperparameters["discount"]
+
+    def observe(self, state: State, time_step: Any, is_valid: jax.Array) -> State:
         return state
+
+    def revise(self, state: State, batch: Transition, key: jax.Array) -> None:
+        return None
 
     def initial_draw_params(self, score_params: Any) -> Any:
         return ()

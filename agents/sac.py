@@ -8,8 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
-from agents.api import Metrics, Mode, Sampling, Transition
 from agents.config import INFINITY, AgentConfig, Limits
+from agents.parts.types import Metrics, Mode, Sampling, Transition
 
 with epy.lazy_imports():  # the command line reads the options below without loading JAX
     import jax
@@ -105,8 +105,14 @@ class SAC:
             },
         )
 
-    def observe(self, state: State, time_step: Any) -> State:
+    def discount(self, state: State) -> jax.Array:
+        return state.hyperparameters["discount"]
+
+    def observe(self, state: State, time_step: Any, is_valid: jax.Array) -> State:
         return state
+
+    def revise(self, state: State, batch: Transition, key: jax.Array) -> None:
+        return None
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         """A sample to explore, the tanh of the Gaussian's mean in evaluation; `[B, A]`."""

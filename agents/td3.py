@@ -7,8 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
-from agents.api import Mean, Metrics, Mode, Sampling, Transition
 from agents.config import INFINITY, AgentConfig, Limits
+from agents.parts.types import Mean, Metrics, Mode, Sampling, Transition
 
 with epy.lazy_imports():  # the command line reads the options below without loading JAX
     import jax
@@ -93,8 +93,14 @@ class TD3:
             },
         )
 
-    def observe(self, state: State, time_step: Any) -> State:
+    def discount(self, state: State) -> jax.Array:
+        return state.hyperparameters["discount"]
+
+    def observe(self, state: State, time_step: Any, is_valid: jax.Array) -> State:
         return state
+
+    def revise(self, state: State, batch: Transition, key: jax.Array) -> None:
+        return None
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         """The actor's action `[B, A]`, plus clipped Gaussian noise to explore."""

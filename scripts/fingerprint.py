@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import agents
-from agents.api import Transition
+from agents.parts.types import Transition
 
 OBSERVATION_SIZE, ACTION_SIZE, BATCH_SIZE, NUM_UPDATES = 17, 6, 256, 50
 SMALL = (
@@ -59,7 +59,8 @@ def batch(seed: int) -> Transition:
     action = rng.uniform(-1, 1, (BATCH_SIZE, ACTION_SIZE)).astype(np.float32)
     reward = rng.uniform(size=BATCH_SIZE).astype(np.float32)
     discount = (0.99 * (rng.uniform(size=BATCH_SIZE) > 0.1)).astype(np.float32)
-    return Transition(*map(jnp.asarray, (observation, action, reward, discount, next_observation)))
+    put = jnp.asarray
+    return Transition(put(observation), put(action), put(reward), put(discount), put(next_observation))
 
 
 def of_agent(name: str) -> dict[str, str]:

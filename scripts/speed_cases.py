@@ -18,7 +18,7 @@ from speed_limits import SPEC, full_replay, full_replay_on_host, gflop_per_updat
 from speed_starts import Start, watch_compiler
 
 import agents
-from agents.api import Transition
+from agents.parts.types import Transition
 from envs.api import Arrival, DeviceEnvironment, EnvSpec, HostEnvironment
 from envs.vector import VectorEnvironment
 from qsm.learning.host_loop import HostLoop
@@ -110,8 +110,10 @@ class BareUpdate(_Timed):
         batch = sizes.batch_size
         rng = np.random.RandomState(0)
         shapes = ((batch, spec.observation_size), (batch, spec.action_size), (batch,), (batch,))
-        values = [jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in (*shapes, shapes[0])]
-        self.batch = Transition(*values)
+        observation, action, reward, discount, next_observation = (
+            jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in (*shapes, shapes[0])
+        )
+        self.batch = Transition(observation, action, reward, discount, next_observation)
         self.stream = jax.random.key(1)
         self.update = jax.jit(self._update, donate_argnums=0)
         self.state: Any = None

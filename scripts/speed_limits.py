@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import agents
-from agents.api import Transition
+from agents.parts.types import Transition
 from envs.api import EnvSpec, StepType, TimeStep
 from qsm.data import replay
 from qsm.options.run import MatmulPrecision

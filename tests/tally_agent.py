@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from agents.api import Mean, Metrics, Mode, Sampling, Transition
+from agents.parts.types import Mean, Metrics, Mode, Sampling, Transition
 
 
 class TallyState(NamedTuple):
@@ -37,17 +37,28 @@ class TallyAgent:
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.batch_size, 0.5, self.n_step)
+        return Sampling(self.batch_size, self.n_step)
 
     def init(self, key: jax.Array) -> TallyState:
         zero = jnp.zeros((), jnp.int32)
-        hyperparameters = {"discount": jnp.asarray(0.5)}
         return TallyState(
-            jax.random.uniform(key), zero, zero, zero, jnp.zeros(()), jnp.zeros(()), hyperparameters
+            jax.random.uniform(key),
+            zero,
+            zero,
+            zero,
+            jnp.zeros(()),
+            jnp.zeros(()),
+            {"discount": jnp.asarray(0.5)},
         )
 
-    def observe(self, state: TallyState, time_step: Any) -> TallyState:
+    def discount(self, state: TallyState) -> jax.Array:
+        return state.hyperparameters["discount"]
+
+    def observe(self, state: TallyState, time_step: Any, is_valid: jax.Array) -> TallyState:
         return state._replace(num_observed=state.num_observed + 1)
+
+    def revise(self, state: TallyState, batch: Transition, key: jax.Array) -> None:
+        return None
 
     def act(self, state: TallyState, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         shape = (observation.shape[0], self.action_size)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from agents.api import Mean, Metrics
+from agents.parts.types import Mean, Metrics
 from qsm.base.errors import UserError, first_line
 from qsm.base.files import read_json, sha256_of, write_json
 from qsm.data import segments

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.api import Sampling, Transition
+from agents.parts.types import Sampling, Transition
 from envs.api import StepType, TimeStep
 
 ROW_FIELDS = ("observation", "action", "reward", "discount", "step_type")

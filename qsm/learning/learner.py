@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.api import Agent, Mean, Metrics, Mode, Transition
+from agents.api import Agent
+from agents.parts.types import Mean, Metrics, Mode, Transition
 from envs.api import Arrival, EnvSpec, StepType
 from qsm.data import replay
 from qsm.data.replay import Replay, Rows
@@ -305,7 +306,9 @@ class Learner:
             arrival.first,
             arrival.time_step,
         )
-        agent_state = self._held(active, self.agent.observe(state.agent, current), state.agent)
+        agent_state = self._held(
+            active, self.agent.observe(state.agent, current, arrival.is_valid | arrival.is_reset), state.agent
+        )
         sums = dict(state.metrics)
         failures = (~arrival.is_valid & (arrival.time_step.step_type != StepType.FIRST)).astype(jnp.float32)
         ticked = (arrival.time_step.step_type != StepType.FIRST).astype(jnp.float32)
@@ -319,7 +322,7 @@ class Learner:
         self, agent_state: Any, buffer: Replay, stream: jax.Array, count: jax.Array, active: Any = True
     ) -> Transition:
         """The batch of the `count`-th update; any rows unless `active`."""
-        discount = agent_state.hyperparameters["discount"]
+        discount = self.agent.discount(agent_state)
         key = jax.random.fold_in(stream, count)
         batch = replay.sample(buffer, self.agent.sampling, discount, key, active)
         return self.placement.constrain_batch(batch)

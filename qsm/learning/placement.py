@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agents.api import Transition
+from agents.parts.types import Transition
 from qsm.data.replay import ROW_FIELDS, Replay
 
 Tree = TypeVar("Tree")

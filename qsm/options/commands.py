@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from agents import AGENTS
 from agents.config import Limits, check_limits
 from qsm.options.run import Backend, WandbMode
 
@@ -72,7 +73,7 @@ class TasksOptions:
 class BenchOptions:
     """The grid of a benchmark. Settings are per agent, never per task."""
 
-    agents: tuple[str, ...] = ("qsm", "qsm-clean", "sac", "td3")
+    agents: tuple[str, ...] = tuple(AGENTS)
     """Agents, and variants of them such as qsm@hot:score_scale=120."""
     seeds: int = 5
     """Seeds of each agent and task, from --first-seed on."""

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents import Style
 from qsm.report.intervals import (
     Estimate,
     Scores,
@@ -24,7 +25,7 @@ from qsm.report.intervals import (
 )
 from qsm.report.reference import Reference
 from qsm.report.results import Comparison
-from qsm.report.styles import WIDTH, Look, legend_below, look_of, new_figure, step_axis, styled
+from qsm.report.styles import WIDTH, legend_below, line_of, new_figure, step_axis, style_of, styled
 
 FEW_SEEDS = 10
 """Below this many, every seed is drawn as a faint line."""
@@ -34,14 +35,14 @@ Rows = list[dict[str, Any]]
 
 
 def _curve(
-    axes: Axes, x: np.ndarray, found: Estimate, look: Look, label: str, has_steps: bool = False
+    axes: Axes, x: np.ndarray, found: Estimate, style: Style, label: str, has_steps: bool = False
 ) -> Any:
     """A line, or a staircase, with the band of its interval, where it has one; the line."""
-    style = look.line() | {"marker": look.marker, "markersize": 5, "markevery": max(1, len(x) // 5)}
-    style |= {"drawstyle": "steps-post"} if has_steps else {}
-    [drawn] = axes.plot(x, found.value, label=label, **style)
+    line = line_of(style) | {"marker": style.marker, "markersize": 5, "markevery": max(1, len(x) // 5)}
+    line |= {"drawstyle": "steps-post"} if has_steps else {}
+    [drawn] = axes.plot(x, found.value, label=label, **line)
     if found.has_interval:
-        band = {"color": look.colour, "alpha": 0.15, "linewidth": 0, "step": "post" if has_steps else None}
+        band = {"color": style.color, "alpha": 0.15, "linewidth": 0, "step": "post" if has_steps else None}
         axes.fill_between(x, found.low, found.high, **band)
     return drawn
 
@@ -64,18 +65,18 @@ def learning_curves(
     last, ours = comparison.last_step(task), []
     for agent in comparison.agents:
         runs = [one for one in comparison.of(task, agent) if one.returns]
-        look = look_of(agent)
+        style = style_of(agent)
         if len(runs) < FEW_SEEDS:
             for one in runs:
                 steps = sorted(one.returns)
                 axes.plot(
-                    steps, [one.returns[step] for step in steps], color=look.colour, alpha=0.25, linewidth=0.8
+                    steps, [one.returns[step] for step in steps], color=style.color, alpha=0.25, linewidth=0.8
                 )
         steps, values = common_curve([one.returns for one in runs])
         if not len(steps):
             continue
         found = bootstrap(lambda s: interquartile_mean(s["task"]), {"task": values})
-        ours.append(_curve(axes, steps, found, look, f"{agent} (n = {len(runs)})"))
+        ours.append(_curve(axes, steps, found, style, f"{agent} (n = {len(runs)})"))
         for i, step in enumerate(steps):
             row = {"task": task, "agent": agent, "step": int(step), "seeds": len(runs)}
             rows.append(row | {"iqm": found.value[i], "low": found.low[i], "high": found.high[i]})
@@ -115,11 +116,11 @@ def _published(axes: Axes, name: str, curves: Sequence[Reference], last: int, pl
             steps, low, high, facecolor="none", edgecolor="#AAAAAA", hatch=hatch, linewidth=0.5, label=label
         )
     x = steps[0] + last * (0.02 + 0.025 * place)
-    look = {"color": "#666666", "clip_on": False}
-    axes.plot([x, x], [low[0], high[0]], linewidth=1.5, **look)
+    style = {"color": "#666666", "clip_on": False}
+    axes.plot([x, x], [low[0], high[0]], linewidth=1.5, **style)
     means = [one.points[steps[0]].mean for one in curves]
     [drawn] = axes.plot(
-        [x] * len(means), means, marker=marker, markersize=5, linestyle="none", label=label, **look
+        [x] * len(means), means, marker=marker, markersize=5, linestyle="none", label=label, **style
     )
     return drawn
 
@@ -155,9 +156,9 @@ def aggregates(comparison: Comparison) -> tuple[Figure, Rows]:
     panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
     for axes, (name, statistic) in zip(panels, AGGREGATES.items(), strict=True):
         for place, agent in enumerate(agents):
-            found, look = bootstrap(statistic, comparison.normalised(agent)), look_of(agent)
-            axes.barh(place, found.value, color=look.colour, alpha=0.35, height=0.7)
-            _interval(axes, place, found, look)
+            found, style = bootstrap(statistic, comparison.normalised(agent)), style_of(agent)
+            axes.barh(place, found.value, color=style.color, alpha=0.35, height=0.7)
+            _interval(axes, place, found, style)
             rows.append({"agent": agent, "statistic": name} | _numbers(found))
         axes.set_title(name + (" (lower is better)" if name == "optimality gap" else ""), fontsize=10)
         axes.set_yticks(range(len(agents)), agents)
@@ -169,15 +170,15 @@ def aggregates(comparison: Comparison) -> tuple[Figure, Rows]:
     return figure, rows
 
 
-def _interval(axes: Axes, place: float, found: Estimate, look: Look) -> None:
+def _interval(axes: Axes, place: float, found: Estimate, style: Style) -> None:
     """The value with its interval; hollow where it has none."""
-    axes.plot([found.low, found.high], [place, place], color=look.colour, linewidth=2)
-    face = look.colour if found.has_interval else "white"
+    axes.plot([found.low, found.high], [place, place], color=style.color, linewidth=2)
+    face = style.color if found.has_interval else "white"
     axes.plot(
         found.value,
         place,
-        color=look.colour,
-        marker=look.marker,
+        color=style.color,
+        marker=style.marker,
         markersize=6,
         markerfacecolor=face,
         zorder=3,
@@ -198,7 +199,7 @@ def sample_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
         if not len(steps):
             continue
         found = bootstrap(aggregate_iqm, curves)
-        lines.append(_curve(axes, steps, found, look_of(agent), _label(agent, found)))
+        lines.append(_curve(axes, steps, found, style_of(agent), _label(agent, found)))
         last = max(last, int(steps[-1]))
         for i, step in enumerate(steps):
             row = {"agent": agent, "step": int(step), "iqm": found.value[i], "low": found.low[i]}
@@ -223,7 +224,7 @@ def time_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
             continue
         found = bootstrap(aggregate_iqm, {task: v[:, np.isin(steps, shared)] for task, v in curves.items()})
         spent = aggregate_mean({task: v[:, np.isin(timed, shared)] for task, v in hours.items()})
-        lines.append(_curve(axes, spent, found, look_of(agent), _label(agent, found)))
+        lines.append(_curve(axes, spent, found, style_of(agent), _label(agent, found)))
         for i, step in enumerate(shared):
             row = {"agent": agent, "step": int(step), "hours": spent[i], "iqm": found.value[i]}
             rows.append(row | {"low": found.low[i], "high": found.high[i]})
@@ -243,7 +244,7 @@ def profile(comparison: Comparison) -> tuple[Figure, Rows]:
     for agent in comparison.compared:
         found = bootstrap(lambda s: performance_profile(s, thresholds), comparison.normalised(agent))
         label = _label(agent, found)
-        lines.append(_curve(axes, thresholds, found, look_of(agent), label, has_steps=True))
+        lines.append(_curve(axes, thresholds, found, style_of(agent), label, has_steps=True))
         for i, threshold in enumerate(thresholds):
             row = {"agent": agent, "threshold": float(threshold), "share": found.value[i]}
             rows.append(row | {"low": found.low[i], "high": found.high[i]})
@@ -265,7 +266,7 @@ def improvement(comparison: Comparison) -> tuple[Figure, Rows]:
         found = bootstrap(
             probability_of_improvement, comparison.normalised(one), comparison.normalised(other)
         )
-        _interval(axes, place, found, look_of(one))
+        _interval(axes, place, found, style_of(one))
         rows.append({"agent": one, "over": other} | _numbers(found))
     axes.axvline(0.5, color="#777777", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(pairs)), [f"{one} over {other}" for one, other in pairs])
@@ -289,9 +290,9 @@ def speed(comparison: Comparison) -> tuple[Figure, Rows]:
         runs = [one for one in timed if (one.agent, one.hardware) == (agent, kind)]
         rates = [one.steps_per_second for one in runs if one.steps_per_second]
         hours = [one.hours[comparison.step] for one in runs if comparison.step in one.hours]
-        look = look_of(agent)
-        axes.barh(place, float(np.median(rates)), color=look.colour, alpha=0.35, height=0.7)
-        axes.plot(rates, [place] * len(rates), look.marker, color=look.colour, markersize=4)
+        style = style_of(agent)
+        axes.barh(place, float(np.median(rates)), color=style.color, alpha=0.35, height=0.7)
+        axes.plot(rates, [place] * len(rates), style.marker, color=style.color, markersize=4)
         row = {"agent": agent, "hardware": kind, "runs": len(rates)}
         row |= {"steps_per_second": float(np.median(rates)), "step": comparison.step, "timed": len(hours)}
         # Without a run that was timed up to the step there are no hours to it.

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from agents import AGENTS
 from qsm.base.errors import UserError
 
 COLUMNS = ("source", "task", "env_steps", "algo", "mean", "std", "n_seeds", "action_repeat")
 SEEDS = 3
 """Published points of fewer seeds are neither drawn nor compared with."""
-COUNTERPARTS = {"sac": ("SAC", "SAC(jaxrl,RR1)"), "td3": ("TD3(SpinningUp)",)}
+COUNTERPARTS = {name: entry.published for name, entry in AGENTS.items() if entry.published}
 """Our baselines, and the algorithms of the file that they are implementations of."""
 DRAWN = {"SAC": COUNTERPARTS["sac"], "TD3": COUNTERPARTS["td3"], "SimbaV2": ("SimbaV2(utd2)",)}
 """What is drawn under which name: the baselines, and a strong recent method."""

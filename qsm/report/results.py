@@ -6,10 +6,11 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from agents import AGENTS, Family
 from qsm.base.errors import UserError
 from qsm.base.files import read_json
 from qsm.record import listing
@@ -74,8 +75,9 @@ def gather(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
 
 
 def agent_order(label: str) -> tuple[int, str]:
-    """QSM first, its variants beside it, then the baselines, by name."""
-    return (0 if label.startswith("qsm") else 1, label)
+    """By family, each agent with its variants beside it; agents of another version come last."""
+    families, name = list(get_args(Family)), label.partition("@")[0]
+    return (families.index(AGENTS[name].family) if name in AGENTS else len(families), label)
 
 
 def _read(path: Path) -> Result:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from agents import AGENTS, Style
 
 WIDTH = 5.2
 """Inches of a figure: text of 10 points stays readable where the figure is as wide as a phone."""
@@ -25,50 +27,37 @@ RC: dict[Any, Any] = {
 }
 
 
-class Look(NamedTuple):
-    """Of one agent."""
-
-    colour: str
-    dashes: Any
-    marker: str
-
-    def line(self) -> dict[str, Any]:
-        """Arguments of `Axes.plot` for a curve."""
-        return {"color": self.colour, "linestyle": self.dashes, "linewidth": 2}
-
-
-# Okabe and Ito's palette; lines differ in dashes as well, and points in their form.
-AGENTS = {
-    "qsm": Look("#0072B2", "-", "o"),
-    "qsm-clean": Look("#D55E00", "--", "s"),
-    "sac": Look("#009E73", "-.", "^"),
-    "td3": Look("#CC79A7", ":", "D"),
-}
-COLOURS = ("#E69F00", "#56B4E9", "#000000", "#8C8C00", "#7F3C8D", "#8B4A2B")
+# Variants of agents: lines differ in dashes as well, and points in their form.
+COLORS = ("#E69F00", "#56B4E9", "#000000", "#8C8C00", "#7F3C8D", "#8B4A2B")
 DASHES = ((0, (8, 1.5)), (0, (2, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 2, 2, 2, 2, 2)), (0, (4, 4)))
 MARKERS = ("v", "P", "X", "<", ">", "p")
 
 
-def look_of(agent: str) -> Look:
-    """The look of `agent`, which depends on its label only: the same in every figure and every report.
+def style_of(agent: str) -> Style:
+    """The style of `agent`, which depends on its label only: the same in every figure and every report.
 
-    Variants take theirs by a hash of the label, so two of them may have one colour (`collisions`).
+    Variants take theirs by a hash of the label, so two of them may have one color (`collisions`).
     """
     if agent in AGENTS:
-        return AGENTS[agent]
+        return AGENTS[agent].style
     drawn = hashlib.sha256(agent.encode()).digest()
-    return Look(
-        COLOURS[drawn[0] % len(COLOURS)], DASHES[drawn[1] % len(DASHES)], MARKERS[drawn[2] % len(MARKERS)]
+    return Style(
+        COLORS[drawn[0] % len(COLORS)], DASHES[drawn[1] % len(DASHES)], MARKERS[drawn[2] % len(MARKERS)]
     )
 
 
+def line_of(style: Style) -> dict[str, Any]:
+    """Arguments of `Axes.plot` for a curve."""
+    return {"color": style.color, "linestyle": style.dashes, "linewidth": 2}
+
+
 def collisions(agents: Sequence[str]) -> list[str]:
-    """A sentence on each pair of `agents` with the same colour, and what tells them apart."""
+    """A sentence on each pair of `agents` with the same color, and what tells them apart."""
     lines = []
     for i, one in enumerate(agents):
         for other in agents[i + 1 :]:
-            a, b = look_of(one), look_of(other)
-            if a.colour != b.colour:
+            a, b = style_of(one), style_of(other)
+            if a.color != b.color:
                 continue
             apart = [
                 name
@@ -78,7 +67,7 @@ def collisions(agents: Sequence[str]) -> list[str]:
             told = (
                 f"{' and '.join(apart)} tell them apart" if apart else "nothing tells them apart: rename one"
             )
-            lines.append(f"{one} and {other} have the same colour; {told}.")
+            lines.append(f"{one} and {other} have the same color; {told}.")
     return lines
 
 

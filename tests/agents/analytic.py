@@ -12,7 +12,7 @@ import numpy as np
 
 import agents
 from agents import critic as critics
-from agents.api import Transition
+from agents.parts.types import Transition
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2
@@ -27,7 +27,7 @@ SMALL_DIFFUSION = {
 
 def small_agent(name: str, **overrides: Any) -> Any:
     """Agent `name` for 3 observations and 2 actions, with networks that compile and run fast."""
-    options = SMALL | (SMALL_DIFFUSION if name.startswith("qsm") else {}) | overrides
+    options = SMALL | (SMALL_DIFFUSION if agents.AGENTS[name].family == "diffusion" else {}) | overrides
     return agents.make_agent(name, OBSERVATION_SIZE, ACTION_SIZE, **options)
 
 

@@ -153,7 +153,7 @@ def test_every_agent_runs_alone_and_over_a_seed_axis(name: str):
     new_states, metrics = jax.jit(over_seeds)(states, batch, split(1), jnp.asarray(1))
     assert all(leaf.shape == (2,) for leaf in jax.tree.leaves(metrics))
     assert shapes(new_states) == shapes(states) == shapes(jax.eval_shape(jax.vmap(agent.init), split(0)))
-    assert agent.observe(states, None) is states
+    assert agent.observe(states, None, True) is states
 
     def second(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[1], jax.device_get(tree))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from agents import critic as critics
-from agents.api import Mean
+from agents.parts.types import Mean
 
 REWARD = jnp.array([1.0, 2.0, -1.0])
 DISCOUNT = jnp.array([0.99, 0.0, 0.99**3])  # one step, true termination, three steps

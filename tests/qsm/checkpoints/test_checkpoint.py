@@ -26,7 +26,9 @@ SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, acti
 
 @functools.cache  # its programs are worth keeping
 def small_learner(name: str, size: int = 8, capacity: int = 8) -> Learner:
-    few = {"denoising_steps": 2} if name.startswith("qsm") else {}  # compiles in half the time
+    few = (
+        {"denoising_steps": 2} if agents.AGENTS[name].family == "diffusion" else {}
+    )  # compiles in half the time
     agent = agents.make_agent(name, 2, 1, hidden_sizes=(size,), batch_size=4, **few)
     return Learner(agent, SPEC, 0, capacity)
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from agents.api import Sampling, Transition
+from agents.parts.types import Sampling, Transition
 from envs.api import StepType, TimeStep
 from qsm.data import replay
 from qsm.data.replay import Replay
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 @functools.cache
 def sampler(n_step: int, batch_size: int = DRAWS):
     """Compiled `replay.sample`; one program for each n and shape."""
-    return jax.jit(functools.partial(replay.sample, sampling=Sampling(batch_size, GAMMA, n_step)))
+    return jax.jit(functools.partial(replay.sample, sampling=Sampling(batch_size, n_step)))
 
 
 def sample(buffer: Replay, n_step: int, seed: int = 0, batch_size: int = DRAWS) -> Transition:
@@ -319,7 +319,7 @@ def test_insert_and_sample_write_in_place():
         buffer: Replay, action: jax.Array, time_step: TimeStep, key: jax.Array
     ) -> tuple[Replay, Transition]:
         buffer = replay.insert(buffer, action, time_step)
-        return buffer, replay.sample(buffer, Sampling(256, 0.99, 1), 0.99, key)
+        return buffer, replay.sample(buffer, Sampling(256, 1), 0.99, key)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled = jax.jit(step, donate_argnums=0).lower(shapes, row[0], time_step, key).compile()
@@ -337,7 +337,7 @@ def test_a_seed_axis_samples_as_its_members_do():
     action, time_step = arrival([Row(16, FIRST, 0, 1)])
     both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), (action, time_step))
     stacked = jax.jit(jax.vmap(replay.insert))(stacked, *both)
-    sampling = Sampling(64, GAMMA, 3)
+    sampling = Sampling(64, 3)
 
     def draw(buffer: Replay, key: jax.Array) -> Transition:
         return replay.sample(buffer, sampling, GAMMA, key)

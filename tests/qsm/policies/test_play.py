@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import agents
-from agents.api import Mode
+from agents.parts.types import Mode
 from agents.qsm import QSMConfig
 from agents.sac import SACConfig
 from envs import dmc, mjx, render

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agents import AGENTS, Style
 from qsm.report import styles
 from qsm.report.results import Comparison, gather
 from qsm.report.sections import report
@@ -72,30 +73,30 @@ def test_settings_that_vary_within_an_agent_are_flagged(tmp_path: Path, place: t
 
 def test_a_variant_looks_the_same_whoever_is_beside_it() -> None:
     # Written down here, so that no later version gives it another look unawares.
-    assert styles.look_of("qsm@hot") == styles.Look("#56B4E9", (0, (4, 4)), "p")
-    bases = set(styles.AGENTS.values())
+    assert styles.style_of("qsm@hot") == Style("#56B4E9", (0, (4, 4)), "p")
+    bases = {entry.style for entry in AGENTS.values()}
     for label in (f"sac@{number}" for number in range(50)):
-        look = styles.look_of(label)
-        assert look.colour not in {base.colour for base in bases}
+        look = styles.style_of(label)
+        assert look.color not in {base.color for base in bases}
         assert look.dashes not in {base.dashes for base in bases}
         assert look.marker not in {base.marker for base in bases}
 
 
 def test_variants_of_one_colour_are_told(tmp_path: Path) -> None:
     labels = [f"qsm@{number}" for number in range(200)]
-    first = styles.look_of(labels[0])
-    same = next(label for label in labels[1:] if styles.look_of(label) == first)
+    first = styles.style_of(labels[0])
+    same = next(label for label in labels[1:] if styles.style_of(label) == first)
     alike = next(
         label
         for label in labels[1:]
-        if styles.look_of(label).colour == first.colour and styles.look_of(label).dashes != first.dashes
+        if styles.style_of(label).color == first.color and styles.style_of(label).dashes != first.dashes
     )
     [told] = styles.collisions(["qsm", labels[0], alike, "sac"])
     assert (
-        told.startswith(f"{labels[0]} and {alike} have the same colour; dashes") and "tell them apart" in told
+        told.startswith(f"{labels[0]} and {alike} have the same color; dashes") and "tell them apart" in told
     )
     assert "nothing tells them apart" in styles.collisions([labels[0], same])[0]
     assert styles.collisions(["qsm", "qsm-clean", "sac", "td3"]) == []
     for label in (labels[0], alike):
         add(tmp_path, "qsm", "cheetah-run", 0, line(1), name=label.partition("@")[2])
-    assert "have the same colour" in report([tmp_path], tmp_path / "report").read_text()
+    assert "have the same color" in report([tmp_path], tmp_path / "report").read_text()
