@@ -24,7 +24,8 @@ from qsm.base.files import replace_file
 from qsm.checkpoints import checkpoint
 from qsm.learning.learner import Learner
 from qsm.options.saved import agent_options, check_run_options
-from qsm.record.run_folder import RunDir, load_run
+from qsm.record.find import load_run
+from qsm.record.run_folder import RunDir
 
 FORMAT = 1
 """Version of the file; a reader refuses a larger number."""

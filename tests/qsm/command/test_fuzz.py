@@ -26,7 +26,8 @@ from qsm.options.commands import OutputOptions
 from qsm.options.parser import flag_of
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
 from qsm.policies import policy
-from qsm.record import listing, run_folder, tables
+from qsm.record import listing, tables
+from qsm.record.find import load_run
 
 GROUPS = (RunConfig, MjxRunConfig, LaunchOptions, OutputOptions, *map(agents.config_class, agents.AGENTS))
 FLAGS = sorted({flag_of(field.name) for group in GROUPS for field in dataclasses.fields(group)})
@@ -168,7 +169,7 @@ def test_any_configuration_and_status_are_listed(tmp_path: Path, config: Any, st
     (row,) = listing.rows(tmp_path)
     assert row.path == str(run) and row.state and "\n" not in row.state
     with contextlib.suppress(UserError):
-        assert run_folder.load_run(run).finished in (True, False)
+        assert load_run(run).finished in (True, False)
 
 
 @RELAXED
