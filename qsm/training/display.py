@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from qsm.base.errors import first_line
+from qsm.base.text import clock_time
 
 REDRAW_SECONDS = 0.25
 """The bar is redrawn at most this often; `progress` may be called at every step."""
@@ -139,10 +140,10 @@ class Display:
         """`12,000/50,000 | 231 steps/s | 2:44 left`, less of it where the terminal is narrow."""
         parts = [f"{step:,}/{self._total:,}"]
         if step >= self._total:
-            parts.append(f"{_duration(self._clock() - self._began)} in all")
+            parts.append(f"{clock_time(self._clock() - self._began)} in all")
         elif rate > 0:
             parts += [f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s"]
-            parts += [f"{_duration((self._total - step) / rate)} left"]
+            parts += [f"{clock_time((self._total - step) / rate)} left"]
         return (" · " if self._unicode else " | ").join(parts)
 
     def _gauge(self, value: float) -> str:
@@ -210,13 +211,6 @@ class Display:
 
 def _raise_broken_pipe() -> None:
     raise BrokenPipeError
-
-
-def _duration(seconds: float) -> str:
-    """`2:44`, or `1:02:44` from an hour on."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class _LogFile(logging.Handler):
