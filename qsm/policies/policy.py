@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import jax
 import numpy as np
-from jax.extend.core import Var
 
 import agents
 from agents.api import Agent
@@ -22,12 +21,13 @@ from envs.api import EnvSpec
 from qsm.base.errors import UserError, first_line
 from qsm.base.files import replace_file
 from qsm.checkpoints import checkpoint
+from qsm.checkpoints.leaves import filled, leaves_read, named_leaves
 from qsm.learning.learner import Learner
 from qsm.options.saved import agent_options, check_run_options
 from qsm.record.run_folder import RunDir, load_run
 
-FORMAT = 1
-"""Version of the file; a reader refuses a larger number."""
+FORMAT = 2
+"""Version of the file; a reader refuses any other. Format 1 named parameters by their position."""
 DESCRIPTION = "description"
 DAMAGE = (
     *(ValueError, KeyError, TypeError, EOFError, RuntimeError),
@@ -111,8 +111,8 @@ def export(run_dir: Path, output: Path | None = None) -> tuple[Path, int]:
     spec, agent = _built(run)
     state, step = checkpoint.restore_agent(run.checkpoints, Learner(agent, spec, 0, capacity=1))
     config = run.config
-    needed = _needed(agent, state, spec)
-    arrays = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state)) if needed[i]}
+    leaves = named_leaves(state)
+    arrays = {name: np.asarray(leaves[name]) for name in acting_leaves(agent, state, spec.observation_size)}
     description = Description(
         FORMAT,
         config["agent"],
@@ -187,13 +187,15 @@ def load_policy(path: str | Path, seed: int = 0) -> Policy:
             description.agent, options, description.observation_size, description.action_size
         )
         template = jax.eval_shape(lambda: agent.init(jax.random.key(0)))
-        leaves, structure = jax.tree.flatten(template)
-        filled = [_leaf(arrays.get(f"{i:04}"), leaf) for i, leaf in enumerate(leaves)]
+        state = filled(template, arrays)
+        for name in acting_leaves(agent, state, description.observation_size):
+            if name not in arrays:
+                raise ValueError(f"{name} is absent there")
     except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
         raise UserError(
             f"{path} does not fit this version of {description.agent}: {first_line(error)}"
         ) from error
-    return Policy(description, agent, jax.tree.unflatten(structure, filled), seed)
+    return Policy(description, agent, state, seed)
 
 
 def _description(path: str | Path, values: Any) -> Description:
@@ -204,6 +206,12 @@ def _description(path: str | Path, values: Any) -> Description:
     if found > FORMAT:
         raise UserError(
             f"{path} was written by a newer qsm (format {found}; this one reads {FORMAT}); update qsm."
+        )
+    if found < FORMAT:
+        raise UserError(
+            f"{path} was written by an earlier qsm (format {found}; this one reads {FORMAT}); export it anew with: "
+            "qsm export RUN. Where the run is of that version too, load it with the version that wrote it (the commit "
+            f"in the run's provenance.json, or {checkpoint.LAST_BEFORE})"
         )
     description = Description(**values)
     for name, kind in get_type_hints(Description).items():
@@ -218,15 +226,6 @@ def _description(path: str | Path, values: Any) -> Description:
     if not all(isinstance(name, str) for name in description.leaves):
         raise ValueError("leaves are no names")
     return description
-
-
-def _leaf(found: np.ndarray | None, template: Any) -> np.ndarray:
-    """What was saved; acting reads nothing of what was not."""
-    if found is None:
-        return np.zeros(template.shape, template.dtype)
-    if found.shape != template.shape or found.dtype != template.dtype:
-        raise ValueError(f"a parameter is {found.shape} there and {template.shape} here")
-    return found
 
 
 def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
@@ -249,14 +248,7 @@ def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
         raise UserError(f"{run.path}: {error}") from error
 
 
-def _needed(agent: Agent, state: Any, spec: EnvSpec) -> list[bool]:
-    """Which leaves of the learned state acting reads."""
-    observation = np.zeros((1, spec.observation_size), np.float32)
-    program = jax.make_jaxpr(functools.partial(_act, agent))(
-        state, observation, jax.random.key(0), np.uint32(0)
-    ).jaxpr
-    read = {
-        variable for equation in program.eqns for variable in equation.invars if isinstance(variable, Var)
-    }
-    read |= {variable for variable in program.outvars if isinstance(variable, Var)}
-    return [variable in read for variable in program.invars[: len(jax.tree.leaves(state))]]
+def acting_leaves(agent: Agent, state: Any, observation_size: int) -> list[str]:
+    """Names of the leaves of the learned state that acting reads."""
+    observation = np.zeros((1, observation_size), np.float32)
+    return leaves_read(functools.partial(_act, agent), state, observation, jax.random.key(0), np.uint32(0))
