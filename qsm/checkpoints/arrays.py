@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
+
+DAMAGED_ARCHIVE = (
+    *(ValueError, KeyError, TypeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What reading a damaged archive of arrays may raise."""
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

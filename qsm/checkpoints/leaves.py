@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Var
+
+from agents.api import Agent
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -28,17 +31,24 @@ def check_shapes(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[
             raise ValueError(f"{name} is {saved} there and {built} in this agent")
 
 
-def leaves_read(function: Callable[..., Any], tree: Any, *inputs: Any) -> list[str]:
-    """Names of the leaves of `tree` that `function(tree, *inputs)` reads, by tracing it; nothing is computed."""
-    from jax.extend.core import Var
+def acting_leaves(agent: Agent, state: Any, observation_size: int) -> list[str]:
+    """Names of the leaves of the learned state that acting in evaluation reads, by tracing it; nothing is computed.
 
-    program = jax.make_jaxpr(function)(tree, *inputs).jaxpr
+    Args:
+      state: arrays, or their shapes.
+    """
+
+    def act(state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+        return agent.act(state, observation, key, mode="evaluate")
+
+    observation = np.zeros((1, observation_size), np.float32)
+    program = jax.make_jaxpr(act)(state, observation, jax.random.key(0)).jaxpr
     used = {
         variable for equation in program.eqns for variable in equation.invars if isinstance(variable, Var)
     }
     used |= {variable for variable in program.outvars if isinstance(variable, Var)}
     return [
-        name for name, variable in zip(named_leaves(tree), program.invars, strict=False) if variable in used
+        name for name, variable in zip(named_leaves(state), program.invars, strict=False) if variable in used
     ]
 
 

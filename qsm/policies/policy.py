@@ -6,9 +6,7 @@ import functools
 import io
 import json
 import os
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
@@ -21,7 +19,8 @@ from envs.api import EnvSpec
 from qsm.base.errors import UserError, first_line
 from qsm.base.files import replace_file
 from qsm.checkpoints import checkpoint
-from qsm.checkpoints.leaves import filled, leaves_read, named_leaves
+from qsm.checkpoints.arrays import DAMAGED_ARCHIVE
+from qsm.checkpoints.leaves import acting_leaves, filled, named_leaves
 from qsm.learning.learner import Learner
 from qsm.options.saved import agent_options, check_run_options
 from qsm.record.run_folder import RunDir, load_run
@@ -29,11 +28,6 @@ from qsm.record.run_folder import RunDir, load_run
 FORMAT = 2
 """Version of the file; a reader refuses any other. Format 1 named parameters by their position."""
 DESCRIPTION = "description"
-DAMAGE = (
-    *(ValueError, KeyError, TypeError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
-"""What reading a damaged archive may raise."""
 LARGEST_SIZE = 2**20
 """Of observations and actions: a larger one is a damaged number, and would fill the memory before that is noticed."""
 
@@ -160,7 +154,7 @@ def _is_policy(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return f"{DESCRIPTION}.npy" in archive.namelist()
-    except (OSError, *DAMAGE):
+    except (OSError, *DAMAGED_ARCHIVE):
         return False
 
 
@@ -179,7 +173,7 @@ def load_policy(path: str | Path, seed: int = 0) -> Policy:
             raise ValueError("arrays are missing")
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except DAMAGE as error:
+    except DAMAGED_ARCHIVE as error:
         raise UserError(f"{path} is no policy, or is damaged; write it anew with: qsm export RUN") from error
     try:
         options = agent_options(description.agent, description.agent_config)
@@ -246,9 +240,3 @@ def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
         return spec, agents.build(config["agent"], options, spec.observation_size, spec.action_size)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{run.path}: {error}") from error
-
-
-def acting_leaves(agent: Agent, state: Any, observation_size: int) -> list[str]:
-    """Names of the leaves of the learned state that acting reads."""
-    observation = np.zeros((1, observation_size), np.float32)
-    return leaves_read(functools.partial(_act, agent), state, observation, jax.random.key(0), np.uint32(0))
