@@ -20,7 +20,7 @@ from agents.api import Agent
 from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
 from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
-from qsm.devices import runtime
+from qsm.devices import compilation_cache, runtime
 from qsm.learning import memory
 from qsm.learning.device_loop import DeviceLoop
 from qsm.learning.host_loop import HostLoop
@@ -58,7 +58,7 @@ def train(
     """
     launch = launch or LaunchOptions()
     # Told once there is a display.
-    told = [line for line in (runtime.join_processes(), runtime.use_cache()) if line]
+    told = [line for line in (runtime.join_processes(), compilation_cache.use_cache()) if line]
     is_writer = runtime.is_writer()
     # Whether it fits is known before a folder is made.
     with runtime.together():
