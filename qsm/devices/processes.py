@@ -1,4 +1,4 @@
-"""The processes that train a run together: how they find each other, and what they agree on."""
+"""The processes of a run on several hosts: how they find one another, which one writes, and how they agree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from qsm.base.errors import UserError, first_line
-from qsm.devices.environment_variables import idle_accelerators, no_device
+from qsm.devices.environment_variables import idle_accelerators
+from qsm.devices.runtime import find_devices
 
 
 def processes_asked(environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -88,30 +89,18 @@ def join_processes() -> str | None:
     return idle_accelerators(os.environ)
 
 
-def find_devices() -> None:
-    """Starts JAX's backends.
-
-    Raises:
-      UserError: those that the environment's variables ask for are not here.
-    """
-    try:
-        jax.devices()
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise no_device(os.environ, error) from error
-
-
 def is_writer() -> bool:
     """True in the one process that writes the run."""
     return jax.process_index() == 0
 
 
 def broadcast_from_writer(values: np.ndarray) -> np.ndarray:
-    """Returns on every process what the writing process passes: what is read from disk is decided once."""
+    """Gives every process the `values` of the one that writes: what is read from disk is decided once."""
     return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
 
 
 def global_min(number: int) -> int:
-    """Returns the smallest `number` of all processes, to the kB and at most 2 TB, where there are several."""
+    """Returns the smallest `number` of all processes; where there are several, to the kB and at most 2 TB."""
     if jax.process_count() == 1:
         return number
     # JAX would make an int32 of it: rounded down to kB, that holds up to 2 TB. What has more may be said to have that.
@@ -121,7 +110,7 @@ def global_min(number: int) -> int:
 
 @contextmanager
 def barrier() -> Iterator[None]:
-    """Lets no process pass before all have come; a `UserError` of one stops all, which would wait for it in vain.
+    """Lets no process leave the block before all have; a `UserError` of one stops all, which would wait in vain.
 
     Raises:
       UserError: of this process, or else one that points to the output of another.

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from qsm.base.text import shorten
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
 from qsm.checkpoints.saver import Saver
 from qsm.data.replay import Rows
-from qsm.devices import runtime
+from qsm.devices import processes
 from qsm.learning.learner import BAD_STATE, BAD_UPDATES, FAILURE_RATE, TrainState
 from qsm.learning.schedule import Counters, Hooks, Loop
 from qsm.record import run_folder
@@ -57,7 +58,7 @@ class Session:
             i: str(runs[i].status().get("message", DIVERGED)) for i, is_held in enumerate(held) if is_held
         }
         self.writers: dict[int, MetricWriter] = {}
-        self.is_writer = runtime.is_writer()
+        self.is_writer = processes.is_writer()
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
         self._evaluation_seconds = 0.0
@@ -149,7 +150,7 @@ class Session:
         self.hold_diverged(counters, state, self.loop.learner.means(state))
         # Where a drive does not answer, it is waited for once and not at every interval.
         is_free = self.saver.wait(0.0 if self._is_late else PATIENCE)
-        is_late = not runtime.of_writer(np.array(is_free))
+        is_late = not processes.broadcast_from_writer(np.array(is_free))
         if is_late and not self._is_late:
             self.display.warn(
                 "the last checkpoint is still being written; training goes on, and further ones are left out until it "
@@ -176,7 +177,9 @@ class Session:
         for i in self.going:
             # On several processes all of them gather, and one writes.
             there = self.checkpoints[i].rows_saved
-            since = runtime.of_writer(np.zeros(learner.num_envs, np.uint32) if there is None else there)
+            since = processes.broadcast_from_writer(
+                np.zeros(learner.num_envs, np.uint32) if there is None else there
+            )
             parts[i] = Saved(
                 learner.placement.member(state.agent, i),
                 [learner.rows_since(state, i, since)],
@@ -327,7 +330,7 @@ class Session:
             paths = [self.runs[i].path for i in self.going]
             above = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
             lines += [
-                f"Run      {some([str(path) for path in paths], 1)}",
+                f"Run      {shorten([str(path) for path in paths], 1)}",
                 f"Play     qsm eval {paths[0]}",
                 f"Look     qsm dashboard {above}",
             ]
@@ -339,9 +342,3 @@ class Session:
         if self.going and not finished:
             return stopped
         return "diverged" if self.failures else "finished"
-
-
-def some(texts: Sequence[str], number: int = 8) -> str:
-    """The first of `texts`, and how many there are besides."""
-    more = f" and {len(texts) - number} more" if len(texts) > number else ""
-    return ", ".join(texts[:number]) + more

@@ -18,7 +18,7 @@ from rich.console import Console
 from qsm.base.errors import UserError
 from qsm.bench import fill as filling
 from qsm.bench.engines import LocalEngine, Outcome
-from qsm.bench.fill import GridView, duration, fill
+from qsm.bench.fill import GridView, fill
 from qsm.bench.grid import AgentSpec, Cell, Grid, Job, Progress, parse_agent, progress_of
 from qsm.bench.suites import SUITES, tasks_of
 from qsm.command import cli
@@ -526,14 +526,6 @@ def test_tables_for_a_file_are_as_wide_as_they_are(tmp_path: Path) -> None:
     assert first.split() == ["cartpole-balance_sparse", "qsm-clean", *["12%"] * 16]
     assert second.split()[0] == "finger-turn_hard" and len(first) == len(second) == len(head)
     assert summary == "0 of 32 runs finished"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(5, "5 s"), (61, "1 min"), (3600, "1 h 0 min"), (12_000, "3 h 20 min"), (3e5, "3 d 11 h")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_variants_are_agents_of_their_own() -> None:

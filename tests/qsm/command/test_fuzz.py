@@ -21,7 +21,7 @@ from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import UNREADABLE
 from qsm.command import cli
 from qsm.data import segments
-from qsm.devices import runtime
+from qsm.devices.processes import processes_asked
 from qsm.options.commands import OutputOptions
 from qsm.options.parser import flag_of
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
@@ -257,7 +257,7 @@ VARIABLES = (
 @example({"SLURM_STEP_NUM_TASKS": "four"})
 def test_any_variables_of_several_processes(variables: dict[str, str]):
     try:
-        asked = runtime.processes_asked(variables)
+        asked = processes_asked(variables)
     except UserError as error:
         assert any(name in str(error) for name in VARIABLES)
         return
