@@ -99,7 +99,7 @@ class Training:
             wrapper = (
                 f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{wrapper}"
             )
-        program = f"{wrapper}\nimport sys\nfrom qsm.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+        program = f"{wrapper}\nimport sys\nfrom qsm.command.cli import main\nsys.exit(main(sys.argv[1:]))\n"
         return subprocess.Popen(
             [sys.executable, "-c", program, *self.arguments, "--runs", str(self.root)],
             stdout=subprocess.PIPE,

@@ -11,19 +11,17 @@ import datetime
 import errno
 import json
 import logging
-import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from qsm.base.errors import UserError, nearest
 from qsm.base.files import read_json, remove_quietly, write_json
 from qsm.record import lock, provenance
-
-State = Literal["running", "finished", "failed", "interrupted", "preempted"]
+from qsm.record.run_id import RunId, run_id_at
+from qsm.record.status import State, Status, read_status, write_status
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses a larger number."""
@@ -35,15 +33,6 @@ CONFIG_KEYS: dict[str, type] = {
     "backend": str,
     "agent_config": dict,
     "run_config": dict,
-}
-STATUS_KEYS: dict[str, Any] = {
-    "state": str,
-    "step": int,
-    "saved_step": int | None,
-    "steps": int,
-    "updated": str,
-    "last_return": int | float | None,
-    "message": str,
 }
 SEARCH_LIMIT = 2_000
 """Folders looked into when a path is no run and the runs below it are to be named."""
@@ -66,22 +55,6 @@ def explain(path: Path, error: OSError) -> UserError:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def run_path(
-    backend: str, task: str, agent: str, seed: int, name: str | None = None, root: str | Path = "runs"
-) -> Path:
-    """`runs/<backend>/<task>/<agent>[@name]/seed_<n>`.
-
-    Raises:
-      UserError: `name` does not serve as part of a folder's name.
-    """
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", name):
-        raise UserError(
-            f"--name is {name!r}; it must be 1 to 100 letters, digits or any of . _ + = , - and begin with a "
-            "letter or digit."
-        )
-    return Path(root, backend, task, f"{agent}@{name}" if name else agent, f"seed_{seed}")
 
 
 def resolved_config(
@@ -208,12 +181,12 @@ class RunDir:
         self.wandb = path / "wandb"
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.txt"
-        self.saved_step: int | None = self.status().get("saved_step")
+        self.saved_step: int | None = self.status().saved_step
 
     @property
-    def label(self) -> str:
-        """The agent with the name of its variant, as in the folder's path: AGENT[@NAME]."""
-        return self.config["agent"] + "".join(self.path.parent.name.partition("@")[1:])
+    def id(self) -> RunId:
+        """Which run it is."""
+        return run_id_at(self.path, self.config)
 
     @classmethod
     def create_or_open(
@@ -322,35 +295,16 @@ class RunDir:
         self, state: State, step: int, steps: int, last_return: float | None = None, message: str = ""
     ) -> None:
         """Replaces `status.json`; a failure is warned of once, and the next call tries again."""
-        if last_return is not None and not math.isfinite(last_return):
-            last_return = None
-        status = {
-            "state": state,
-            "step": step,
-            "saved_step": self.saved_step,
-            "steps": steps,
-            "updated": now(),
-        }
         try:
-            write_json(self.path / "status.json", status | {"last_return": last_return, "message": message})
+            write_status(self.path, Status(state, step, self.saved_step, steps, now(), last_return, message))
         except OSError as error:
             if not self._warned:
                 self._warn(f"{explain(self.path, error)} Training goes on; status.json is out of date.")
             self._warned = True
 
-    def status(self) -> dict[str, Any]:
-        """Content of `status.json`, what is damaged left out; empty (an unfinished run) where there is none."""
-        try:
-            status = read_json(self.path / "status.json")
-        except UserError:
-            return {}
-        if not isinstance(status, dict):
-            return {}
-        return {
-            key: status[key]
-            for key, kind in STATUS_KEYS.items()
-            if key in status and isinstance(status[key], kind)
-        }
+    def status(self) -> Status:
+        """Content of `status.json`, what is damaged left out."""
+        return read_status(self.path)
 
     @property
     def finished(self) -> bool:
@@ -358,7 +312,7 @@ class RunDir:
         status, steps = self.status(), self.config["run_config"].get("steps", 0)
         if not isinstance(steps, int):
             return False
-        return status.get("state") == "finished" and status.get("step", 0) >= steps
+        return status.state == "finished" and status.step >= steps
 
 
 def is_run(path: Path) -> bool:

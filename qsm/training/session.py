@@ -24,12 +24,11 @@ from qsm.learning.learner import BAD_STATE, BAD_UPDATES, FAILURE_RATE, TrainStat
 from qsm.learning.schedule import Counters, Hooks, Loop
 from qsm.record import run_folder
 from qsm.record.metrics import MetricWriter
+from qsm.record.status import Outcome, State
 from qsm.record.tables import WaitingRow
 from qsm.training import diagnosis
 from qsm.training.display import Display
-from qsm.training.group import DIVERGED, Member
-
-Outcome = Literal["finished", "interrupted", "preempted", "diverged", "unsaved"]
+from qsm.training.group import Member
 
 PATIENCE = 30.0
 """Seconds that training waits for the checkpoint before, when the next one is due."""
@@ -53,9 +52,9 @@ class Session:
         self.config = members[0].config
         self.saver = Saver(checkpoints, loop.learner.num_rows)
         self.step = start.step
-        self.last_returns: list[float | None] = [run.status().get("last_return") for run in runs]
+        self.last_returns: list[float | None] = [run.status().last_return for run in runs]
         self.failures: dict[int, str] = {
-            i: str(runs[i].status().get("message", DIVERGED)) for i, is_held in enumerate(held) if is_held
+            i: runs[i].status().message for i, is_held in enumerate(held) if is_held
         }
         self.writers: dict[int, MetricWriter] = {}
         self.is_writer = processes.is_writer()
@@ -259,7 +258,7 @@ class Session:
         state: TrainState,
     ) -> None:
         """Run `i` learns no more; what was found is told, and written with all its numbers."""
-        self.failures[i] = f"{DIVERGED} by step {counters.step:,}: {found.describe()}"
+        self.failures[i] = f"diverged by step {counters.step:,}: {found.describe()}"
         self.loop.learner.active[i] = False
         newest = self.checkpoints[i].latest_step
         kept = f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
@@ -274,7 +273,7 @@ class Session:
         self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
         if self.is_writer:
             self.runs[i].write_status(
-                "failed", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
+                "diverged", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
             )
             if i in self.writers:
                 self.writers.pop(i).close(failed=True)
@@ -284,7 +283,7 @@ class Session:
         if self._has_ended or not self.is_writer:
             return
         self._has_ended = True
-        state: run_folder.State = "preempted" if number == signal.SIGTERM else "interrupted"
+        state: State = "preempted" if number == signal.SIGTERM else "interrupted"
         message = "a second signal ended it at once; it goes on from its newest checkpoint"
         for i in self.going:
             self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], message)
@@ -293,7 +292,7 @@ class Session:
         """Notes in every run why it ended; nothing where that is noted already."""
         if self._has_ended:
             return
-        state: run_folder.State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        state: State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if self.is_writer:
             for i in self.going:
@@ -304,7 +303,7 @@ class Session:
         self._has_ended = True
         finished = end.step >= self.config.steps
         stopped: Literal["preempted", "interrupted"] = "preempted" if preempted else "interrupted"
-        state: run_folder.State = "finished" if finished else stopped
+        state: State = "finished" if finished else stopped
         problem, message = self.saver.problem if self.going else None, ""
         if problem is not None:
             if self._told_problem is None:

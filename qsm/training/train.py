@@ -29,11 +29,12 @@ from qsm.learning.learner import Learner, TrainState
 from qsm.learning.placement import Placement
 from qsm.learning.schedule import Counters, Loop, Schedule
 from qsm.options.run import LaunchOptions, RunConfig
+from qsm.record.status import Outcome
 from qsm.record.tables import WaitingRow
 from qsm.training.display import Display, open_log
 from qsm.training.group import Member
 from qsm.training.opening import NO_STEP, describe_runs, open_runs, where_to_resume
-from qsm.training.session import PATIENCE, Outcome, Session
+from qsm.training.session import PATIENCE, Session
 
 end_at_once: Callable[[int], Any] = os._exit
 POLL_INTERVAL = {"dm_control": 64, "mjx": 1}

@@ -15,7 +15,8 @@ from qsm.base.errors import UserError
 from qsm.base.files import replace_file
 from qsm.options.run import RunConfig
 from qsm.record import provenance, run_folder
-from qsm.record.run_folder import RunDir, find_runs, load_run, resolved_config, run_path
+from qsm.record.run_folder import RunDir, find_runs, load_run, resolved_config
+from qsm.record.status import Status
 
 
 def config(**options: Any) -> dict[str, Any]:
@@ -34,17 +35,6 @@ def refusal(action: Any, *arguments: Any) -> str:
 def tree(path: Path) -> dict[str, bytes | None]:
     """Everything below `path`, with the content of its files."""
     return {str(p.relative_to(path)): p.read_bytes() if p.is_file() else None for p in path.rglob("*")}
-
-
-def test_path_of_a_run() -> None:
-    assert run_path("dm_control", "walker-walk", "sac", 3) == Path("runs/dm_control/walker-walk/sac/seed_3")
-    named = run_path("mjx", "walker-walk", "sac", 0, name="wide-2", root="elsewhere")
-    assert named == Path("elsewhere/mjx/walker-walk/sac@wide-2/seed_0")
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a@b", "-x", "a\n", "a" * 101])
-def test_name_that_is_no_folder_name_is_refused(name: str) -> None:
-    assert "--name is" in refusal(run_path, "dm_control", "walker-walk", "sac", 0, name)
 
 
 def test_new_run_holds_its_configuration_and_reads_back(tmp_path: Path) -> None:
@@ -76,10 +66,8 @@ def test_same_configuration_resumes_and_provenance_grows(tmp_path: Path) -> None
     assert [start["command"][-1] for start in starts] == ["first", "second"]
     assert starts[0]["device"] == "cpu" and "numpy" in starts[0]["packages"] and starts[0]["started"]
     status = second.status()
-    assert status.pop("updated")
-    assert status == {
-        "state": "interrupted", "step": 5, "saved_step": None, "steps": 10, "last_return": 1.5, "message": "stopped",
-    }  # fmt: skip
+    assert status.updated
+    assert status == Status("interrupted", 5, None, 10, status.updated, 1.5, "stopped")
 
 
 def test_finished_run_is_told_apart_and_not_touched(tmp_path: Path) -> None:
@@ -88,7 +76,7 @@ def test_finished_run_is_told_apart_and_not_touched(tmp_path: Path) -> None:
     )
     before = tree(tmp_path)
     run = RunDir.create_or_open(tmp_path, config())
-    assert run.finished and not run.created and run.status()["last_return"] is None
+    assert run.finished and not run.created and run.status().last_return is None
     assert tree(tmp_path) == before
 
 
@@ -96,7 +84,7 @@ def test_damaged_status_counts_as_unfinished(tmp_path: Path) -> None:
     run = RunDir.create_or_open(tmp_path, config())
     for content in ("{", "[]", '"finished"'):
         (tmp_path / "status.json").write_text(content)
-        assert run.status() == {} and not run.finished
+        assert run.status() == Status() and not run.finished
 
 
 def test_other_configuration_is_refused_with_fields_and_mend(tmp_path: Path) -> None:
@@ -195,10 +183,10 @@ def test_status_that_cannot_be_written_warns_once(tmp_path: Path, monkeypatch: p
         patch.setattr(os, "replace", fail)
         run.write_status("running", 2, 10)
         run.write_status("running", 3, 10)
-    assert run.status()["step"] == 1
+    assert run.status().step == 1
     assert len(warnings) == 1 and "Free some space" in warnings[0]
     run.write_status("running", 4, 10)
-    assert run.status()["step"] == 4
+    assert run.status().step == 4
 
 
 def test_damaged_provenance_is_replaced_with_a_warning(tmp_path: Path) -> None:
