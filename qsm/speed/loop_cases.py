@@ -13,25 +13,14 @@ import numpy as np
 from envs.api import Arrival, DeviceEnvironment, HostEnvironment
 from envs.vector import VectorEnvironment
 from qsm.learning.host_loop import HostLoop
-from qsm.learning.learner import Learner, TrainState
-from qsm.learning.schedule import Counters, Hooks
+from qsm.learning.learner import Learner
+from qsm.learning.schedule import Counters
 from qsm.options.run import RunConfig
 from qsm.speed.cases import Sizes, TimedCase
 from qsm.speed.limits import program_bytes, still
 
 if TYPE_CHECKING:
     from qsm.learning.device_loop import DeviceLoop
-
-
-def quiet_hooks(learner: Learner) -> Hooks:
-    """Only metrics are fetched, as in training."""
-
-    def log(step: int, state: TrainState, num_updates: int) -> TrainState:
-        return learner.drain(state)[0]
-
-    return Hooks(
-        lambda step: None, lambda step, state: None, log, lambda state, counters: None, lambda: False
-    )
 
 
 def make_host_env(task: str, seed: int) -> HostEnvironment:
@@ -68,9 +57,15 @@ class HostCase(TimedCase):
 
     def run(self, units: int) -> float:
         end = self.counters.step + units
-        self.loop.schedule = self.loop.schedule._replace(steps=end, random_steps=1)
+        schedule = self.loop.schedule = self.loop.schedule._replace(steps=end, random_steps=1)
         began = time.perf_counter()
-        self.state, self.counters = self.loop.run(self.state, self.counters, quiet_hooks(self.learner))
+        while self.counters.step < end:
+            before = self.counters.step
+            self.state, self.counters = self.loop.advance(
+                self.state, self.counters, schedule.next_event(before)
+            )
+            if "metrics" in schedule.due(before, self.counters.step):  # only they are fetched, as in training
+                self.state, _ = self.learner.drain(self.state)
         jax.block_until_ready(self.state)
         return (time.perf_counter() - began) / units
 
@@ -143,18 +138,15 @@ class DeviceCase(TimedCase):
         return case
 
     def run(self, units: int) -> float:
-        step, num_updates = self.counters
         began = time.perf_counter()
         schedule = self.loop.schedule
         if not self.updates_per_unit:
             # Acting as the agent does, not at random, and learning nothing.
             self.loop.schedule = schedule._replace(random_steps=0, ratio=schedule.ratio * 0)
-        self.state, num_updates = self.loop.advance(self.state, step, num_updates, units)
+        self.state, self.counters = self.loop.tick(self.state, self.counters, units)
         self.loop.schedule = schedule
         jax.block_until_ready(self.state)
-        seconds = time.perf_counter() - began
-        self.counters = Counters(step + units * self.loop.steps_per_tick, num_updates)
-        return seconds / units
+        return (time.perf_counter() - began) / units
 
     def program_bytes(self) -> int | None:
         number = np.int32(1)

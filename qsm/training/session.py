@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ from qsm.checkpoints.saver import Saver
 from qsm.data.replay import Rows
 from qsm.devices import processes
 from qsm.learning.learner import BAD_STATE, BAD_UPDATES, FAILURE_RATE, TrainState
-from qsm.learning.schedule import Counters, Hooks, Loop
+from qsm.learning.loop import Loop
+from qsm.learning.schedule import Counters, Event
 from qsm.record import run_folder
 from qsm.record.metrics import MetricWriter
 from qsm.record.status import Outcome, State
@@ -92,11 +93,15 @@ class Session:
                     run.write_status("running", self.step, self.config.steps, self.last_returns[i])
             yield
 
-    def hooks(self, should_stop: Callable[[], bool]) -> Hooks:
-        def nothing_left() -> bool:
-            return not self.going or should_stop()
-
-        return Hooks(self.on_step, self.on_evaluation, self.on_metrics, self.on_checkpoint, nothing_left)
+    def handle(self, event: Event, state: TrainState, at: Counters) -> TrainState:
+        """Does what has become due by `at`; `state` is as it was but for the sums of metrics."""
+        if event == "metrics":
+            return self.on_metrics(at.step, state, at.num_updates)
+        if event == "evaluation":
+            self.on_evaluation(at.step, state)
+        else:
+            self.on_checkpoint(state, at)
+        return state
 
     def on_step(self, step: int) -> None:
         self.step = step

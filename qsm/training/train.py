@@ -26,8 +26,9 @@ from qsm.learning import memory
 from qsm.learning.device_loop import DeviceLoop
 from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner, TrainState
+from qsm.learning.loop import Loop
 from qsm.learning.placement import Placement
-from qsm.learning.schedule import Counters, Loop, Schedule
+from qsm.learning.schedule import Counters, Schedule
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.status import Outcome
 from qsm.record.tables import WaitingRow
@@ -133,15 +134,29 @@ def train(
             session.writing(step, waiting),
         ):
             try:
-                if state is None:
-                    state = loop.begin()
-                state, end = loop.run(state, start, session.hooks(lambda: should_stop() != 0))
+                state, end = _drive(loop, session, state, start, lambda: should_stop() != 0)
                 session.save_last(state, end)
                 return session.finish(end, preempted=should_stop() == signal.SIGTERM)
             except BaseException as error:
                 session.fail(error)
                 session.saver.wait(PATIENCE)
                 raise
+
+
+def _drive(
+    loop: Loop, session: Session, state: TrainState | None, at: Counters, should_stop: Callable[[], bool]
+) -> tuple[TrainState, Counters]:
+    """Trains from `at` to the last step, or until asked to stop; from the beginning where there is no state yet."""
+    schedule = loop.schedule
+    if state is None:
+        state = session.handle("evaluation", loop.begin(), at)
+    while at.step < schedule.steps and session.going and not should_stop():
+        before = at.step
+        state, at = loop.advance(state, at, schedule.next_event(before))
+        session.on_step(at.step)
+        for event in schedule.due(before, at.step):
+            state = session.handle(event, state, at)
+    return state, at
 
 
 class _Builder:
