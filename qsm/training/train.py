@@ -21,7 +21,7 @@ from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
 from qsm.base.errors import UserError
 from qsm.base.text import shorten
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
-from qsm.devices import processes, runtime
+from qsm.devices import compilation_cache, processes, runtime
 from qsm.learning import memory
 from qsm.learning.device_loop import DeviceLoop
 from qsm.learning.host_loop import HostLoop
@@ -61,7 +61,7 @@ def train(
     """
     launch = launch or LaunchOptions()
     # Told once there is a display.
-    told = [line for line in (processes.join_processes(), runtime.use_cache()) if line]
+    told = [line for line in (processes.join_processes(), compilation_cache.use_cache()) if line]
     is_writer = processes.is_writer()
     # Whether it fits is known before a folder is made.
     with processes.barrier():
