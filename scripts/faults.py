@@ -30,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from qsm.checkpoints.checkpoint import named_leaves
+from qsm.checkpoints.leaves import named_leaves
 from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS
 from qsm.record.tables import read_csv

@@ -1,4 +1,4 @@
-"""Hooks of a training loop that write down when they are called."""
+"""Drives a training loop and writes down what happens when."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import dataclasses
 from collections.abc import Callable
 
 from qsm.learning.learner import TrainState
-from qsm.learning.schedule import Counters, Hooks
+from qsm.learning.loop import Loop
+from qsm.learning.schedule import Counters
+
+START = Counters(0, 0)
 
 
 @dataclasses.dataclass
 class Recorder:
-    """Steps at which each hook was called; asks to stop from `stop_at` on, or when `should_stop` says so."""
+    """Steps of each event; stops from `stop_at` on, or when `should_stop` says so."""
 
     should_stop: Callable[[], bool] = lambda: False
     stop_at: int = 10**9
@@ -20,16 +23,21 @@ class Recorder:
     metrics: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     checkpoints: list[Counters] = dataclasses.field(default_factory=list)
 
-    @property
-    def hooks(self) -> Hooks:
-        return Hooks(
-            self.steps.append,
-            lambda step, state: self.evaluations.append(step),
-            self._on_metrics,
-            lambda state, counters: self.checkpoints.append(counters),
-            lambda: self.should_stop() or self.steps[-1:] >= [self.stop_at],
-        )
-
-    def _on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
-        self.metrics.append((step, num_updates))
-        return state
+    def run(
+        self, loop: Loop, state: TrainState | None = None, at: Counters = START
+    ) -> tuple[TrainState, Counters]:
+        """Trains from `at` to the last step, from the beginning where no state is given. Drains no metrics."""
+        if state is None:
+            state = loop.begin()
+        while at.step < min(loop.schedule.steps, self.stop_at) and not self.should_stop():
+            before = at.step
+            state, at = loop.advance(state, at, loop.schedule.next_event(before))
+            self.steps.append(at.step)
+            due = loop.schedule.due(before, at.step)
+            if "metrics" in due:
+                self.metrics.append((at.step, at.num_updates))
+            if "evaluation" in due:
+                self.evaluations.append(at.step)
+            if "checkpoint" in due:
+                self.checkpoints.append(at)
+        return state, at

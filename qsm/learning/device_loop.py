@@ -6,7 +6,6 @@ ticks, as many as take about `DISPATCH_SECONDS`, its state is donated, and metri
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from qsm.learning.evaluate import Evaluation
 from qsm.learning.learner import Learner, Streams, TrainState
 from qsm.learning.memory import size_of
 from qsm.learning.placement import each_seed
-from qsm.learning.schedule import Counters, Hooks, Schedule
+from qsm.learning.schedule import Counters, Schedule
 from qsm.options.run import RunConfig
 
 CHUNK = 1024
@@ -49,12 +48,9 @@ class DeviceLoop:
         self.schedule = Schedule.of(config, environment.spec.action_repeat, n_step)
         self.evaluation = VectorEnvironment(environment.environment, config.eval_episodes)
         self.player = DevicePlayer(learner, self.evaluation)
+        self.pace = Pace()
         self._reset = jax.jit(jax.vmap(self._reset_one))
         self._advance = jax.jit(self._advance_all, donate_argnums=0)
-
-    @property
-    def steps_per_tick(self) -> int:
-        return self.schedule.increment
 
     def nbytes(self) -> int:
         """Bytes of the environments of all seeds, about, those of evaluation included; they are not allocated."""
@@ -71,38 +67,29 @@ class DeviceLoop:
         # The start of every episode is a row of its own.
         return self._store_start(state)
 
-    def run(self, state: TrainState, counters: Counters, hooks: Hooks) -> tuple[TrainState, Counters]:
-        """Trains from `counters.step` to the last step, or until asked to stop between two dispatches."""
-        step, num_updates = counters
-        if step == 0:
-            hooks.on_evaluation(step, state)
-        pace = Pace()
-        while step < self.schedule.steps and not hooks.should_stop():
-            to_event = (self.schedule.next_event(step) - step) // self.steps_per_tick
-            ticks = min(to_event, pace.ticks)
-            advance = functools.partial(self.advance, state, step, num_updates, ticks)
-            state, num_updates = pace.dispatch(ticks, advance)
-            step += ticks * self.steps_per_tick
-            state = self.schedule.events(step, state, num_updates, hooks)
-        return state, Counters(step, num_updates)
+    def advance(self, state: TrainState, at: Counters, until: int) -> tuple[TrainState, Counters]:
+        """Makes as many ticks as take about `DISPATCH_SECONDS`; see `Loop.advance`."""
+        ticks = min((until - at.step) // self.schedule.increment, self.pace.ticks)
+        return self.pace.dispatch(ticks, lambda: self.tick(state, at, ticks))
 
-    def advance(self, state: TrainState, step: int, num_updates: int, ticks: int) -> tuple[TrainState, int]:
-        """Dispatches `ticks` (at most `CHUNK`) ticks; returns the new state and count of updates."""
+    def tick(self, state: TrainState, at: Counters, ticks: int) -> tuple[TrainState, Counters]:
+        """Dispatches `ticks` (at most `CHUNK`) ticks."""
         # Counted in Python, exactly: the program is given how many updates each tick makes.
-        due = [self.schedule.updates_due(step + (i + 1) * self.steps_per_tick) for i in range(ticks)]
+        steps = [at.step + (i + 1) * self.schedule.increment for i in range(ticks)]
+        due = [self.schedule.updates_due(step) for step in steps]
         updates = np.zeros(CHUNK, np.int32)
-        updates[:ticks] = np.diff([num_updates, *due])
+        updates[:ticks] = np.diff([at.num_updates, *due])
         state = self._advance(
             state,
             self.learner.streams,
-            np.int32(step),
-            np.int32(num_updates),
+            np.int32(at.step),
+            np.int32(at.num_updates),
             np.int32(ticks),
             updates,
             np.int32(self.schedule.random_steps),
             self.learner.active.copy(),
         )
-        return state, due[-1]
+        return state, Counters(steps[-1], due[-1])
 
     def evaluate(self, state: TrainState, step: int) -> list[Evaluation | None]:
         return self.player(state.agent, step)
@@ -148,7 +135,7 @@ class DeviceLoop:
 
         def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
             state, count = carry
-            here = step + i * self.steps_per_tick
+            here = step + i * self.schedule.increment
             environment, action, arrival = simulate(
                 state.environment, state.agent, streams, here, here < random_steps, active
             )
@@ -209,19 +196,21 @@ class Pace:
         self._clock = clock
         self._is_first = True
 
-    def dispatch(self, ticks: int, program: Callable[[], tuple[TrainState, int]]) -> tuple[TrainState, int]:
+    def dispatch(
+        self, ticks: int, program: Callable[[], tuple[TrainState, Counters]]
+    ) -> tuple[TrainState, Counters]:
         """What `program` of `ticks` ticks gives, finished."""
         if jax.process_count() > 1:
             return program()
         began = self._clock()
-        state, num_updates = jax.block_until_ready(program())
+        state, at = jax.block_until_ready(program())
         seconds = self._clock() - began
         if not self._is_first:  # that one mostly compiled
             # Slowly up and at once down: ticks of the random start are much cheaper than those that learn.
             there = int(ticks / max(seconds, 1e-6) * DISPATCH_SECONDS)
             self.ticks = max(1, min(CHUNK, 4 * self.ticks, there))
         self._is_first = False
-        return state, num_updates
+        return state, at
 
 
 class DevicePlayer:

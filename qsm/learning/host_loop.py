@@ -10,7 +10,7 @@ import numpy as np
 from envs.api import Arrival, HostEnvironment, SimulationError, StepType, TimeStep, time_step
 from qsm.learning.evaluate import Evaluation, evaluate
 from qsm.learning.learner import Learner, TrainState
-from qsm.learning.schedule import Counters, Hooks, Schedule
+from qsm.learning.schedule import Counters, Schedule
 from qsm.options.run import RunConfig
 
 ACTION = "next_action"
@@ -39,7 +39,7 @@ class HostLoop:
         spec = environments[0].spec
         n_step = learner.agent.sampling.n_step
         self.schedule = Schedule.of(config, spec.action_repeat, n_step)
-        self._action: Any = None  # [S, 1, A] for the next step; None before the first
+        self._action: Any = None  # [S, 1, A] for the next step
         blank = np.zeros(spec.observation_size, np.float32)
         self._blank = time_step(StepType.FIRST, 0.0, 1.0, blank)
         self._no_reset = _stack([self._blank] * learner.num_seeds)
@@ -47,34 +47,32 @@ class HostLoop:
         self._never = np.zeros((learner.num_seeds, 1), bool)
         self._always = np.ones((learner.num_seeds, 1), bool)
 
-    @property
-    def steps_per_tick(self) -> int:
-        return self.schedule.increment
-
     def begin(self) -> TrainState:
-        self._action = None
-        return self.learner.init()
+        state, start = self.learner.init(), self._start()
+        # Stored before the first acting: agents may learn from what they are shown how to look at it.
+        nothing = np.zeros((*start.is_reset.shape, self.learner.spec.action_size), np.float32)
+        state = self.learner.learn(state, nothing, start, np.int32(0), np.int32(0))
+        self._action = self._act(state, start.first.observation, 0)
+        return state
 
-    def run(self, state: TrainState, counters: Counters, hooks: Hooks) -> tuple[TrainState, Counters]:
-        """Trains from `counters.step` to the last step, or until asked to stop.
+    def advance(self, state: TrainState, at: Counters, until: int) -> tuple[TrainState, Counters]:
+        """Makes one tick; see `Loop.advance`.
 
-        Each arrival is stored and learned from, and the agents act on it; where it ends an episode, on the first
+        The arrival is stored and learned from, and the agents act on it; where it ends an episode, on the first
         observation of the next, which is an arrival too but no environment step.
         """
-        step, num_updates = counters
-        schedule = self.schedule
-        if self._action is None:
-            hooks.on_evaluation(step, state)
-            state = self._act_and_learn(state, self._start(), step, num_updates, 0)
-        while step < schedule.steps and not hooks.should_stop():
-            # The only wait of a step; the update goes on while the environments step.
-            arrival = self._step(self.learner.placement.fetch(self._action))
-            step += schedule.increment
-            due = schedule.updates_due(step)
-            state = self._act_and_learn(state, arrival, step, num_updates, due - num_updates)
-            num_updates = due
-            state = schedule.events(step, state, num_updates, hooks)
-        return state, Counters(step, num_updates)
+        # The only wait of a step; the update goes on while the environments step.
+        action = self._action
+        arrival = self._step(self.learner.placement.fetch(action))
+        step = at.step + self.schedule.increment
+        due = self.schedule.updates_due(step)
+        observation = np.where(
+            arrival.is_reset[..., None], arrival.first.observation, arrival.time_step.observation
+        )
+        # Dispatched first, and the updates behind it: they go on while the environments take the action.
+        self._action = self._act(state, observation, step)
+        first, number = np.int32(at.num_updates), np.int32(due - at.num_updates)
+        return self.learner.learn(state, action, arrival, first, number), Counters(step, due)
 
     def evaluate(self, state: TrainState, step: int) -> list[Evaluation | None]:
         return evaluate(self.learner, state.agent, self.evaluation_environments, step)
@@ -89,19 +87,10 @@ class HostLoop:
         self._action = np.stack([np.asarray(one[ACTION], np.float32) for one in saved])
         return ()
 
-    def _act_and_learn(
-        self, state: TrainState, arrival: Arrival, step: int, num_updates: int, due: int
-    ) -> TrainState:
-        """Dispatches the next actions, and behind them the updates that `arrival` makes due."""
-        observation = np.where(
-            arrival.is_reset[..., None], arrival.first.observation, arrival.time_step.observation
-        )
-        led_here = self._action
-        if led_here is None:
-            led_here = np.zeros((*observation.shape[:2], self.learner.spec.action_size), np.float32)
+    def _act(self, state: TrainState, observation: np.ndarray, step: int) -> Any:
+        """Dispatches the actions `[S, 1, A]` for `observation` `[S, 1, O]`, to be taken after `step`."""
         is_random = np.bool_(step < self.schedule.random_steps)
-        self._action = self.learner.act_to_explore(state, observation, np.int32(step), is_random)
-        return self.learner.learn(state, led_here, arrival, np.int32(num_updates), np.int32(due))
+        return self.learner.act_to_explore(state, observation, np.int32(step), is_random)
 
     def _start(self) -> Arrival:
         first = _stack([environment.reset() for environment in self.environments])

@@ -1,21 +1,18 @@
-"""What both loops share: when updates and events are due, what they call as they go, and what they offer."""
+"""When updates and events are due, in environment steps."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
-import numpy as np
-
-from qsm.learning.evaluate import Evaluation
-from qsm.learning.learner import Learner, TrainState
 from qsm.options.run import RunConfig
+
+Event = Literal["metrics", "evaluation", "checkpoint"]
+"""What happens between steps, in the order in which it does where several fall on one step."""
 
 
 class Counters(NamedTuple):
-    """Where the loop is."""
+    """How far a loop has come."""
 
     step: int  # environment steps made
     num_updates: int
@@ -26,55 +23,9 @@ def updates_due(step: int, random_steps: int, ratio: Fraction) -> int:
     return int(max(step - random_steps, 0) * ratio)
 
 
-def crossed(step: int, increment: int, interval: int) -> bool:
-    """Whether the last `increment` steps reached or passed a multiple of `interval`."""
-    return step // interval > (step - increment) // interval
-
-
-@dataclasses.dataclass
-class Hooks:
-    """What a loop calls as it goes; everything that is not acting, storing and learning."""
-
-    on_step: Callable[[int], None]
-    on_evaluation: Callable[[int, TrainState], None]
-    on_metrics: Callable[[int, TrainState, int], TrainState]
-    on_checkpoint: Callable[[TrainState, Counters], None]
-    should_stop: Callable[[], bool]
-
-
-class Loop(Protocol):
-    """A training loop of S seeds: dm_control on the host (`host_loop`) or MJX on the device (`device_loop`)."""
-
-    learner: Learner
-
-    @property
-    def steps_per_tick(self) -> int:
-        """Environment steps of each seed between two actions."""
-        ...
-
-    def begin(self) -> TrainState:
-        """A fresh state."""
-        ...
-
-    def run(self, state: TrainState, counters: Counters, hooks: Hooks) -> tuple[TrainState, Counters]:
-        """Trains from `counters` to the last step, or until asked to stop; `state` is donated."""
-        ...
-
-    def evaluate(self, state: TrainState, step: int) -> list[Evaluation | None]:
-        """One evaluation of each seed that goes on, None for the others."""
-        ...
-
-    def save(self, state: TrainState, index: int) -> dict[str, np.ndarray]:
-        """All that the environments of seed `index` need to go on exactly."""
-        ...
-
-    def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> object:
-        """Puts the environments where `save` found them; returns `TrainState.environment`.
-
-        Raises:
-          ValueError: what was saved is of another environment.
-        """
-        ...
+def crossed(before: int, step: int, interval: int) -> bool:
+    """Whether the way from `before` to `step` reached or passed a multiple of `interval`."""
+    return step // interval > before // interval
 
 
 class Schedule(NamedTuple):
@@ -113,14 +64,17 @@ class Schedule(NamedTuple):
         target = min(self.steps, *((step // interval + 1) * interval for interval in intervals))
         return step + -(-(target - step) // self.increment) * self.increment
 
-    def events(self, step: int, state: TrainState, num_updates: int, hooks: Hooks) -> TrainState:
-        """Calls what is due on having reached `step`."""
-        is_last = step >= self.steps  # metrics and evaluation come whatever the intervals
-        hooks.on_step(step)
-        if is_last or crossed(step, self.increment, self.log_interval):
-            state = hooks.on_metrics(step, state, num_updates)
-        if is_last or crossed(step, self.increment, self.eval_interval):
-            hooks.on_evaluation(step, state)
-        if crossed(step, self.increment, self.checkpoint_interval):
-            hooks.on_checkpoint(state, Counters(step, num_updates))
-        return state
+    def due(self, before: int, step: int) -> tuple[Event, ...]:
+        """What happens on having gone from step `before` to `step`, no further than the next event.
+
+        The last step has metrics and an evaluation whatever the intervals.
+        """
+        is_last = step >= self.steps
+        found: list[Event] = []
+        if is_last or crossed(before, step, self.log_interval):
+            found.append("metrics")
+        if is_last or crossed(before, step, self.eval_interval):
+            found.append("evaluation")
+        if crossed(before, step, self.checkpoint_interval):
+            found.append("checkpoint")
+        return tuple(found)

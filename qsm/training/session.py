@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +15,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from qsm.base.text import shorten
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
 from qsm.checkpoints.saver import Saver
 from qsm.data.replay import Rows
-from qsm.devices import runtime
+from qsm.devices import processes
 from qsm.learning.learner import BAD_STATE, BAD_UPDATES, FAILURE_RATE, TrainState
-from qsm.learning.schedule import Counters, Hooks, Loop
+from qsm.learning.loop import Loop
+from qsm.learning.schedule import Counters, Event
 from qsm.record import run_folder
 from qsm.record.metrics import MetricWriter
 from qsm.record.status import Outcome, State
@@ -56,7 +58,7 @@ class Session:
             i: runs[i].status().message for i, is_held in enumerate(held) if is_held
         }
         self.writers: dict[int, MetricWriter] = {}
-        self.is_writer = runtime.is_writer()
+        self.is_writer = processes.is_writer()
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
         self._evaluation_seconds = 0.0
@@ -91,11 +93,15 @@ class Session:
                     run.write_status("running", self.step, self.config.steps, self.last_returns[i])
             yield
 
-    def hooks(self, should_stop: Callable[[], bool]) -> Hooks:
-        def nothing_left() -> bool:
-            return not self.going or should_stop()
-
-        return Hooks(self.on_step, self.on_evaluation, self.on_metrics, self.on_checkpoint, nothing_left)
+    def handle(self, event: Event, state: TrainState, at: Counters) -> TrainState:
+        """Does what has become due by `at`; `state` is as it was but for the sums of metrics."""
+        if event == "metrics":
+            return self.on_metrics(at.step, state, at.num_updates)
+        if event == "evaluation":
+            self.on_evaluation(at.step, state)
+        else:
+            self.on_checkpoint(state, at)
+        return state
 
     def on_step(self, step: int) -> None:
         self.step = step
@@ -148,7 +154,7 @@ class Session:
         self.hold_diverged(counters, state, self.loop.learner.means(state))
         # Where a drive does not answer, it is waited for once and not at every interval.
         is_free = self.saver.wait(0.0 if self._is_late else PATIENCE)
-        is_late = not runtime.of_writer(np.array(is_free))
+        is_late = not processes.broadcast_from_writer(np.array(is_free))
         if is_late and not self._is_late:
             self.display.warn(
                 "the last checkpoint is still being written; training goes on, and further ones are left out until it "
@@ -175,7 +181,9 @@ class Session:
         for i in self.going:
             # On several processes all of them gather, and one writes.
             there = self.checkpoints[i].rows_saved
-            since = runtime.of_writer(np.zeros(learner.num_envs, np.uint32) if there is None else there)
+            since = processes.broadcast_from_writer(
+                np.zeros(learner.num_envs, np.uint32) if there is None else there
+            )
             parts[i] = Saved(
                 learner.placement.member(state.agent, i),
                 [learner.rows_since(state, i, since)],
@@ -326,7 +334,7 @@ class Session:
             paths = [self.runs[i].path for i in self.going]
             above = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
             lines += [
-                f"Run      {some([str(path) for path in paths], 1)}",
+                f"Run      {shorten([str(path) for path in paths], 1)}",
                 f"Play     qsm eval {paths[0]}",
                 f"Look     qsm dashboard {above}",
             ]
@@ -338,9 +346,3 @@ class Session:
         if self.going and not finished:
             return stopped
         return "diverged" if self.failures else "finished"
-
-
-def some(texts: Sequence[str], number: int = 8) -> str:
-    """The first of `texts`, and how many there are besides."""
-    more = f" and {len(texts) - number} more" if len(texts) > number else ""
-    return ", ".join(texts[:number]) + more

@@ -75,7 +75,7 @@ def loop() -> DeviceLoop:
 @pytest.fixture(scope="module")
 def whole(loop: DeviceLoop) -> tuple[TrainState, Counters, Recorder]:
     recorder = Recorder()
-    state, end = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    state, end = recorder.run(loop)
     return state, end, recorder
 
 
@@ -86,7 +86,7 @@ def test_events_and_updates_come_at_their_steps(whole: tuple[TrainState, Counter
     # Between events there may be more: how many ticks a dispatch makes depends on how long they take.
     assert set(recorder.steps) >= {15, 30, 45, 60} and recorder.steps == sorted(set(recorder.steps))
     assert recorder.metrics == [(15, 1), (30, 9), (45, 16), (60, 24)]
-    assert recorder.evaluations == [0, 30, 60]
+    assert recorder.evaluations == [30, 60]
     assert recorder.checkpoints == [Counters(45, 16)]
     assert state.agent.num_updates.tolist() == [24, 24]
     assert state.agent.step_sum.tolist() == [sum(range(24))] * 2
@@ -122,7 +122,7 @@ def test_seeds_are_independent_and_each_is_what_it_is_alone(
     loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
 ):
     alone = make_loop((5,))
-    state, _ = alone.run(alone.begin(), Counters(0, 0), Recorder().hooks)
+    state, _ = Recorder().run(alone)
     one = jax.device_get(jax.tree.map(lambda leaf: leaf[0], (state.agent, state.replay, state.metrics)))
     other = jax.device_get(
         jax.tree.map(lambda leaf: leaf[1], (whole[0].agent, whole[0].replay, whole[0].metrics))
@@ -133,15 +133,14 @@ def test_seeds_are_independent_and_each_is_what_it_is_alone(
 
 
 def test_a_run_is_resumed_bit_for_bit(loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]):
-    recorder = Recorder(stop_at=30)
-    state, counters = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    state, counters = Recorder(stop_at=30).run(loop)
     assert counters == Counters(30, 9)
     saved = [loop.save(state, i) for i in range(2)]
     parts = jax.device_get(state)
     learner = loop.learner
     rows = [[learner.rows_since(state, i, None)] for i in range(2)]
     again = learner.place(parts.agent, rows, parts.metrics, loop.restore(saved))
-    again, end = loop.run(again, counters, Recorder().hooks)
+    again, end = Recorder().run(loop, again, counters)
     assert end == whole[1]
     same(again._replace(replay=()), whole[0]._replace(replay=()))
     for i in range(2):
@@ -159,7 +158,7 @@ def test_how_many_ticks_a_dispatch_makes_changes_nothing(whole: tuple[TrainState
     """Events at every tick: the same run in pieces."""
     loop = make_loop((0, 5), log_interval=3, eval_interval=3)
     recorder = Recorder()
-    state, end = loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    state, end = recorder.run(loop)
     assert end == whole[1]
     assert recorder.steps == list(range(3, 61, 3))
     same(state, whole[0])
@@ -170,11 +169,11 @@ def test_a_dispatch_takes_about_a_second():
     now, seconds_per_tick, given = 0.0, 2.0**-7, []
     pace = Pace(lambda: now)
 
-    def program() -> tuple[Any, int]:
+    def program() -> tuple[Any, Counters]:
         nonlocal now
         now += 60.0 if not given else seconds_per_tick * pace.ticks
         given.append(pace.ticks)
-        return (), 0
+        return (), Counters(0, 0)
 
     for _ in range(6):
         pace.dispatch(pace.ticks, program)
@@ -203,7 +202,7 @@ class Failing(Counter):
 
 def test_a_failed_simulation_is_counted_and_not_trained_on():
     loop = make_loop((0,), Failing())
-    state, _ = loop.run(loop.begin(), Counters(0, 0), Recorder().hooks)
+    state, _ = Recorder().run(loop)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rows_of(state)))
     failures = state.metrics[FAILURE_RATE]
     assert failures.count.item() == 60
@@ -222,10 +221,10 @@ def test_a_held_seed_stays_as_it_is_and_the_others_go_on(
     loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
 ):
     try:
-        state, counters = loop.run(loop.begin(), Counters(0, 0), Recorder(stop_at=30).hooks)
+        state, counters = Recorder(stop_at=30).run(loop)
         before = jax.device_get((state.agent, state.replay))
         loop.learner.active[0] = False
-        state, _ = loop.run(state, counters, Recorder().hooks)
+        state, _ = Recorder().run(loop, state, counters)
         after = jax.device_get((state.agent, state.replay))
         take = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: E731
         jax.tree.map(np.testing.assert_array_equal, take(after, 0), take(before, 0))
@@ -250,16 +249,17 @@ def test_the_program_is_compiled_once():
     """Across dispatches of any number of ticks, the random start, drained metrics and a seed that is held."""
     like = make_loop((0, 5))
     loop = Traced(like.learner, like.environment, options())
-    state, num_updates = loop.advance(loop.begin(), 0, 0, 1)
-    state, num_updates = loop.advance(state, 3, num_updates, 7)
+    state, at = loop.tick(loop.begin(), Counters(0, 0), 1)
+    state, at = loop.tick(state, at, 7)
     state, _ = loop.learner.drain(state)
     before = np.array(state.replay.written)
     loop.learner.active[0] = False
-    state, num_updates = loop.advance(state, 24, num_updates, 2)
+    state, at = loop.tick(state, at, 2)
     is_held = (np.array(state.replay.written) == before).all(axis=1)
     loop.learner.active[:] = True
-    state, num_updates = loop.advance(state, 30, num_updates, 1)
+    state, at = loop.tick(state, at, 1)
     assert loop.traces == 1
+    assert at == Counters(33, 10)
     # Of 10 updates, 3 were due in the two ticks for which the first seed was held.
     assert is_held.tolist() == [True, False]
     assert state.agent.num_updates.tolist() == [10 - 3, 10]

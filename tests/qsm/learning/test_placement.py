@@ -14,6 +14,7 @@ from envs.vector import VectorEnvironment
 from qsm.learning.device_loop import DeviceLoop
 from qsm.learning.learner import Learner, TrainState
 from qsm.learning.placement import CPU_SEEDS, Placement, each_seed
+from qsm.learning.schedule import Counters
 from qsm.options.run import RunConfig
 from tests.probe_device_environments import ActionReward
 
@@ -41,9 +42,9 @@ def advanced(num_devices: int | None, seeds: tuple[int, ...], num_envs: int) -> 
         steps=10**6, random_steps=random_steps, replay_ratio=f"{UPDATES}/{num_envs}", num_envs=num_envs
     )
     loop = DeviceLoop(learner, environment, config)
-    state, num_updates = loop.advance(loop.begin(), 0, 0, TICKS)
-    state, num_updates = loop.advance(state, random_steps, num_updates, 1)
-    assert num_updates == UPDATES
+    state, at = loop.tick(loop.begin(), Counters(0, 0), TICKS)
+    state, at = loop.tick(state, at, 1)
+    assert at.num_updates == UPDATES
     return state
 
 

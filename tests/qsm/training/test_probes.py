@@ -19,8 +19,7 @@ import agents
 from agents.api import Agent
 from envs.api import HostEnvironment
 from qsm.learning.host_loop import HostLoop
-from qsm.learning.learner import Learner, TrainState
-from qsm.learning.schedule import Counters, Hooks
+from qsm.learning.learner import Learner
 from qsm.options.run import RunConfig
 from tests.probe_environments import (
     ActionReward,
@@ -29,6 +28,7 @@ from tests.probe_environments import (
     ObservationReward,
     TruncatedReward,
 )
+from tests.recorder import Recorder
 
 NAMES = list(agents.AGENTS)
 # A thirtieth of the arithmetic of the defaults; learning rates follow the width.
@@ -48,27 +48,18 @@ def learner_of(name: str) -> Learner:
 def solve(name: str, environment: HostEnvironment, num_updates: int, **hyperparameters: float) -> Any:
     """The learned state after `num_updates` updates, one an environment step."""
     learner = learner_of(name)
-    state = learner.init()
+    config = RunConfig(steps=RANDOM_STEPS + num_updates, random_steps=RANDOM_STEPS, replay_capacity=4096)
+    loop = HostLoop(learner, [environment], [], config)
+    state = loop.begin()
     rates = [key for key in state.agent.hyperparameters if key.endswith("learning_rate")]
     hyperparameters = dict.fromkeys(rates, LEARNING_RATE) | hyperparameters
     if unknown := set(hyperparameters) - set(state.agent.hyperparameters):
         raise ValueError(f"{name} has no hyperparameters {unknown}")
     values = {key: jnp.full(1, value, jnp.float32) for key, value in hyperparameters.items()}
     state = state._replace(agent=state.agent._replace(hyperparameters=state.agent.hyperparameters | values))
-    config = RunConfig(steps=RANDOM_STEPS + num_updates, random_steps=RANDOM_STEPS, replay_capacity=4096)
-    state, counters = HostLoop(learner, [environment], [], config).run(state, Counters(0, 0), silent_hooks())
+    state, counters = Recorder().run(loop, state)
     assert counters.num_updates == num_updates
     return jax.tree.map(lambda leaf: leaf[0], state.agent)
-
-
-def silent_hooks() -> Hooks:
-    def keep(step: int, state: TrainState, num_updates: int) -> TrainState:
-        return state
-
-    def ignore(*_: Any) -> None:
-        return None
-
-    return Hooks(ignore, ignore, keep, ignore, lambda: False)
 
 
 def values(name: str, state: Any, observation: float) -> np.ndarray:

@@ -26,8 +26,8 @@ from agents.sac import SACConfig
 from envs import dmc
 from envs.api import StepType, TimeStep
 from qsm.base.errors import UserError
-from qsm.checkpoints import saver
-from qsm.checkpoints.checkpoint import is_whole
+from qsm.checkpoints import orbax_manager
+from qsm.checkpoints.integrity import is_whole
 from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS, Rows
 from qsm.data.segments import Segment
@@ -90,7 +90,7 @@ def loop(
     learner: Learner, recorder: Recorder, environment: Task | None = None, **changes: Any
 ) -> tuple[TrainState, Counters]:
     loop = HostLoop(learner, [environment or Task()], [], options(**changes))
-    return loop.run(loop.begin(), Counters(0, 0), recorder.hooks)
+    return recorder.run(loop)
 
 
 def kinds(state: TrainState) -> list[int]:
@@ -127,12 +127,12 @@ def test_updates_due_by_hand():
     assert [updates_due(step, 1, Fraction(5, 2)) for step in range(5)] == [0, 0, 2, 5, 7]
 
 
-def test_every_hook_is_called_at_its_step(learner: Learner):
+def test_every_event_comes_at_its_step(learner: Learner):
     recorder = Recorder()
     _, end = loop(learner, recorder)
     assert end == Counters(10, 6)
     assert recorder.steps == list(range(1, 11))
-    assert recorder.evaluations == [0, 4, 8, 10]  # the last step too, whatever the interval
+    assert recorder.evaluations == [4, 8, 10]  # the last step too, whatever the interval
     assert recorder.metrics == [(5, 1), (10, 6)]
     assert recorder.checkpoints == [Counters(6, 2)]
 
@@ -174,7 +174,7 @@ def test_steps_are_control_steps_under_action_repeat(learner: Learner):
     state, end = loop(learner, recorder, environment, steps=20, eval_interval=5)
     assert environment.num_steps == 7
     assert recorder.steps == [3, 6, 9, 12, 15, 18, 21]
-    assert recorder.evaluations == [0, 6, 12, 15, 21]  # the first arrival at or past each multiple
+    assert recorder.evaluations == [6, 12, 15, 21]  # the first arrival at or past each multiple
     assert recorder.metrics == [(6, 2), (12, 8), (15, 11), (21, 17)]
     assert [counters.step for counters in recorder.checkpoints] == [6, 12, 18]
     assert end == Counters(21, 17)
@@ -210,12 +210,10 @@ def test_the_loop_goes_on_from_its_counters(learner: Learner):
     whole, _ = loop(learner, Recorder())
     environment = Task()
     first = HostLoop(learner, [environment], [], options())
-    state, counters = first.run(
-        first.begin(), Counters(0, 0), Recorder(lambda: environment.num_steps == 7).hooks
-    )
+    state, counters = Recorder(lambda: environment.num_steps == 7).run(first)
     recorder, second = Recorder(), HostLoop(learner, [Task()], [], options())
     second.restore([first.save(state, 0)])
-    state, end = second.run(state, counters, recorder.hooks)
+    state, end = recorder.run(second, state, counters)
     assert end == Counters(10, 6)
     assert recorder.steps == [8, 9, 10]
     assert recorder.evaluations == [8, 10]
@@ -452,7 +450,7 @@ def test_the_tracebacks_of_orbax_are_for_the_log(caplog: pytest.LogCaptureFixtur
         return logging.LogRecord("absl", level, path, 1, text, None, None)
 
     logger = logging.getLogger("absl")
-    with saver._orbax_kept_apart() as said:
+    with orbax_manager.collected_errors() as said:
         logger.handle(record("site-packages/orbax/futures.py", logging.ERROR, "Traceback of orbax"))
         logger.handle(record("site-packages/orbax/futures.py", logging.WARNING, "a warning"))
         logger.handle(record("site-packages/other.py", logging.ERROR, "another's"))
