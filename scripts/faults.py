@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from qsm.checkpoints.leaves import named_leaves
+from qsm.command.script import read_arguments
 from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS
 from qsm.record.tables import read_csv
@@ -336,7 +336,7 @@ def explode(folder: Path) -> bool:
 
 def main() -> None:
     """Runs the cases and prints a table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = read_arguments(Options, __doc__)["options"]
     cases = {name: (fault, TRAINING) for name, fault in CASES.items()}
     cases |= {f"kill -9 {name}": (CASES["kill -9"], arguments) for name, arguments in OTHERS.items()}
     if options.only is not None and options.only not in cases:
