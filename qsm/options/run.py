@@ -32,7 +32,9 @@ class RunConfig:
     num_envs: int = 1
     """Environments stepped together for each seed; one on dm_control."""
     action_repeat: int = 1
-    """Control steps for which each action is held."""
+    """Control steps for which each action is repeated."""
+    random_elapsed: bool = True
+    """Begin the first episodes of mjx's environments part-way, at random, so that they do not all end together."""
     eval_interval: int = 5_000
     """Environment steps between evaluations; one more is made before the first step."""
     eval_episodes: int = 10
@@ -47,6 +49,9 @@ class RunConfig:
     """Weights & Biases: recorded in the run's folder, streamed to your account, or off."""
     wandb_project: str = "qsm"
     """Weights & Biases project."""
+
+    former: ClassVar[dict[str, object]] = {"random_elapsed": False}
+    """What an option was before it was one, for a saved run that does not name it."""
 
     limits: ClassVar[Limits] = {
         "seed": (0, 2**31 - 1),
