@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 
 import agents
 from qsm.options.run import MjxRunConfig, RunConfig
-from qsm.record.run_folder import RunDir, resolved_config, run_path
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
+from qsm.record.run_id import RunId
 from qsm.report import intervals
 
 STEPS = 30_000
@@ -38,7 +40,7 @@ def add(
     resolved = resolved_config(
         agent, task, backend, agents.config_class(agent)(**agent_options or {}), config
     )
-    run = RunDir.create_or_open(run_path(backend, task, agent, seed, name, root), resolved, ["qsm"])
+    run = RunDir.create_or_open(RunId(backend, task, agent, name, seed).path(root), resolved, ["qsm"])
     run.record_start("cpu")
     if processor is not None:
         file = run.path / "provenance.json"

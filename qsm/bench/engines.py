@@ -18,10 +18,11 @@ from typing import NamedTuple, Protocol
 from qsm.base.errors import first_line
 from qsm.base.files import remove_quietly
 from qsm.bench.grid import Job
+from qsm.record.status import EXIT_STATUS
 
 GRACE = 120.0
 """Seconds that trainings may take to save when the benchmark is stopped; then they are killed."""
-PREEMPTED = 128 + signal.SIGTERM
+PREEMPTED = EXIT_STATUS["preempted"]
 """Exit status of a training that was stopped by SIGTERM and saved."""
 
 

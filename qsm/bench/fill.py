@@ -17,6 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from qsm.base.text import duration
 from qsm.bench.engines import Engine, Outcome, was_preempted
 from qsm.bench.grid import Cell, Grid, Job, progress_of
 
@@ -195,18 +196,6 @@ class GridView:
         if one.state == "failed":
             return Text("failed", style="red")
         return Text("-" if one.state == "missing" and one.step == 0 else share, style="dim")
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 20 min` or `4 d 3 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def fill(grid: Grid, engine: Engine, console: Console, together: int = 1, dry_run: bool = False) -> int:

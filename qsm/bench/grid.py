@@ -6,7 +6,6 @@ no record beside the runs: what is done is read from them.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import tempfile
@@ -18,7 +17,10 @@ import agents
 from qsm.base.errors import UserError, first_line, nearest
 from qsm.options.parser import Parser
 from qsm.options.run import Backend, MjxRunConfig, RunConfig
-from qsm.record.run_folder import RunDir, differences, missing_folders, read_config, resolved_config, run_path
+from qsm.record.config_file import differences, is_run, read_config, resolved_config
+from qsm.record.run_folder import missing_folders
+from qsm.record.run_id import RunId, check_name
+from qsm.record.status import read_progress
 
 State = Literal["missing", "running", "finished", "stopped", "failed"]
 
@@ -86,7 +88,7 @@ class Grid(NamedTuple):
             other = f"{twice.partition('@')[0]}@NAME:OPTION=VALUE"
             raise UserError(f"--agents names '{twice}' twice; give one of them another name: {other}")
         return [
-            Cell(spec, task, seed, run_path(self.backend, task, spec.agent, seed, spec.name, self.folder))
+            Cell(spec, task, seed, RunId(self.backend, task, spec.agent, spec.name, seed).path(self.folder))
             for seed in self.seeds
             for task in self.tasks
             for spec in self.specs
@@ -222,7 +224,7 @@ def parse_agent(text: str) -> AgentSpec:
             f"--agents has '{text}'; a variant needs a name, as in {agent}@NAME:OPTION=VALUE, to be told from {agent}"
         )
     if at:
-        run_path("dm_control", "task", agent, 0, name)  # refuses what serves as no folder's name
+        check_name(name)
     if at and not options:
         raise UserError(
             f"--agents has '{text}', which differs from {agent} in nothing; add its options, as in "
@@ -260,29 +262,11 @@ def _steps_of(config: dict[str, Any]) -> float:
 
 def progress_of(cell: Cell, steps: int) -> Progress:
     """What the run of `cell` has reached, of `steps`."""
-    try:
-        # Not by `load_run`, which looks for runs nearby where there is none, for each cell of a new grid.
-        run = RunDir(cell.path, read_config(cell.path))
-    except UserError:
+    if not is_run(cell.path):
         return Progress("missing", 0, None)
-    status = run.status()
-    step = max(int(status.get("step", 0)), _last_step(run.train_csv))
-    last = status.get("last_return")
-    if status.get("state") == "finished" and step >= steps:
-        return Progress("finished", step, last)
-    if status.get("state") == "failed":
-        return Progress("failed", step, last, str(status.get("message", "")))
-    return Progress("stopped", step, last)
-
-
-def _last_step(table: Path) -> int:
-    """Step of the last whole row of metrics; those come oftener than the status."""
-    try:
-        with table.open("rb") as file:
-            columns = next(csv.reader([file.readline().decode()]), [])
-            file.seek(max(0, table.stat().st_size - 16_384))
-            # Behind the last end of a line may stand the beginning of a row that is being written.
-            lines = file.read().rpartition(b"\n")[0].decode().splitlines()
-        return int(float(next(csv.reader(lines[-1:]))[columns.index("step")]))
-    except (OSError, ValueError, IndexError, StopIteration, UnicodeDecodeError, csv.Error):
-        return 0
+    found = read_progress(cell.path)
+    if found.state == "finished" and found.step >= steps:
+        return Progress("finished", found.step, found.last_return)
+    if found.state in ("failed", "diverged"):
+        return Progress("failed", found.step, found.last_return, found.message)
+    return Progress("stopped", found.step, found.last_return)

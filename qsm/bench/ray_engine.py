@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from qsm.base.errors import UserError, first_line
-from qsm.base.files import read_json
 from qsm.bench.engines import (
     GRACE,
     PREEMPTED,
@@ -36,6 +35,7 @@ from qsm.bench.engines import (
 )
 from qsm.bench.grid import Job
 from qsm.record import lock
+from qsm.record.status import read_status
 
 RETRIES = 100
 """How often a training is begun again because its worker or machine was lost or preempted."""
@@ -97,7 +97,11 @@ class RayEngine:
 
     def running(self) -> list[Job]:
         """The jobs whose runs say that they are being trained."""
-        return [job for job in self._tasks.values() if any(_says_running(cell.path) for cell in job.cells)]
+        return [
+            job
+            for job in self._tasks.values()
+            if any(read_status(cell.path).state == "running" for cell in job.cells)
+        ]
 
     def run(self, jobs: Sequence[Job], tick: Callable[[], None], interval: float = 1.0) -> Generator[Outcome]:
         ray, waiting = self._ray, list(reversed(jobs))
@@ -239,11 +243,3 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-
-
-def _says_running(path: Path) -> bool:
-    try:
-        status = read_json(path / "status.json")
-    except UserError:
-        return False
-    return isinstance(status, dict) and status.get("state") == "running"

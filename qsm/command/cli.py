@@ -31,12 +31,11 @@ from qsm.options.commands import (
 )
 from qsm.options.parser import Parser, Positional, flag_of, show_options
 from qsm.options.run import Backend, LaunchOptions, MjxRunConfig, RunConfig
+from qsm.record.status import EXIT_STATUS, MISTAKE
 
 if TYPE_CHECKING:
     from qsm.bench.engines import Engine
 
-EXIT_STATUS = {"finished": 0, "diverged": 1, "unsaved": 1, "interrupted": 130, "preempted": 143}
-"""Of `qsm train`; 130 and 143 are 128 + SIGINT and + SIGTERM, as shells count."""
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -379,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         output.complain(f"error: {error}")
-        return 2
+        return MISTAKE
     except KeyboardInterrupt:
         output.complain("interrupted")
         return EXIT_STATUS["interrupted"]

@@ -166,7 +166,9 @@ class DeviceLoop:
     def _reset_one(self, streams: Streams) -> VectorState:
         state, _ = self.environment.reset(streams.environment)
         if self.random_elapsed:
-            state = self.environment.put_out_of_step(state, streams.elapsed)
+            # Folded, as every draw from a stream is: a key that was consumed may not be given to a program again.
+            key = jax.random.fold_in(streams.elapsed, 0)
+            state = self.environment.put_out_of_step(state, key)
         return state
 
     def _simulate_one(

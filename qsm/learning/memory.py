@@ -9,8 +9,9 @@ import jax
 import psutil
 
 from qsm.base.errors import UserError
+from qsm.base.text import byte_size
 from qsm.data import replay
-from qsm.devices import runtime
+from qsm.devices.processes import global_min
 from qsm.learning.learner import Learner
 from qsm.options.run import RunConfig
 
@@ -51,12 +52,12 @@ def check(learner: Learner, environment_bytes: int) -> str:
     # The CPU's devices share the memory of their host; others have one each. Seeds or environments are divided evenly.
     number = jax.process_count() if devices[0].platform == "cpu" else len(devices)
     # The smallest of all processes, so that they come to the same verdict.
-    free = number * runtime.least(min(available_bytes(device) for device in local))
+    free = number * global_min(min(available_bytes(device) for device in local))
     replay_bytes = _replay_bytes(learner, learner.num_rows)
-    line = f"replay {show(replay_bytes)}"
+    line = f"replay {byte_size(replay_bytes)}"
     if environment_bytes:
-        line += f", environments {show(environment_bytes)}"
-    line += f", of {show(free)} free"
+        line += f", environments {byte_size(environment_bytes)}"
+    line += f", of {byte_size(free)} free"
     rest = int(SHARE * free) - environment_bytes
     if replay_bytes <= rest:
         return line
@@ -88,11 +89,3 @@ def _replay_bytes(learner: Learner, num_rows: int) -> int:
     prioritized = learner.agent.sampling.prioritized
     one = replay.nbytes(num_rows, learner.num_envs, spec.observation_size, spec.action_size, prioritized)
     return learner.num_seeds * one
-
-
-def show(number: int) -> str:
-    """`1.2 GB`."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} B"

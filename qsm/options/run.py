@@ -50,9 +50,6 @@ class RunConfig:
     wandb_project: str = "qsm"
     """Weights & Biases project."""
 
-    former: ClassVar[dict[str, object]] = {"random_elapsed": False}
-    """What an option was before it was one, for a saved run that does not name it."""
-
     limits: ClassVar[Limits] = {
         "seed": (0, 2**31 - 1),
         "steps": (1, 2**31 - 1),  # counted in int32 on the device
@@ -65,6 +62,8 @@ class RunConfig:
         "log_interval": (1, INFINITY),
         "checkpoint_interval": (1, INFINITY),
     }
+    former: ClassVar[dict[str, bool | int | float | str]] = {"random_elapsed": False}
+    """What options meant before they were there, where that is not their default: for the runs of former versions."""
 
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
@@ -109,6 +108,11 @@ class MjxRunConfig(RunConfig):
     """Environment steps between rows of training metrics."""
     checkpoint_interval: int = 250_000
     """Environment steps between checkpoints; one more is made at the end."""
+
+
+def run_config_class(backend: str) -> type[RunConfig]:
+    """The class of a run's options on `backend`."""
+    return MjxRunConfig if backend == "mjx" else RunConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from envs.tasks import BACKENDS, check_task
 from qsm.base.errors import UserError, printable
-from qsm.base.files import read_json
-from qsm.options.saved import agent_options, check_run_options
-from qsm.record import lock
-from qsm.record.run_folder import RunDir, find_runs, load_run
+from qsm.options.saved import check_saved
+from qsm.record.find import find_runs, load_run
+from qsm.record.status import read_progress, read_status
 
 
 class Row(NamedTuple):
@@ -35,50 +34,33 @@ def rows(folder: Path) -> list[Row]:
 def _row(path: Path) -> Row:
     try:
         run = load_run(path)
-        if (path / "status.json").exists():
-            read_json(path / "status.json")  # what is no JSON would look like a run that has not begun
+        read_status(path, strict=True)  # what is no JSON would look like a run that has not begun
     except (UserError, OSError) as error:
         return Row("", "", "", "", "", "", f"damaged: {' '.join(str(error).split())}", str(path))
-    config, status = run.config, run.status()
-    steps = config["run_config"].get("steps")
-    label = path.parent.name.partition("@")[1:]
-    last = status.get("last_return")
+    run_id, progress = run.id, read_progress(path)
+    last = progress.last_return
     return Row(
-        config["task"],
-        config["agent"] + "".join(label),
-        str(config["run_config"].get("seed", "")),
-        config["backend"],
-        _progress(status.get("step"), steps),
-        f"{last:.1f}" if isinstance(last, int | float) else "",
-        _state(run, status) + _fault(run),
+        run_id.task,
+        run_id.label,
+        str(run_id.seed),
+        run_id.backend,
+        "" if progress.state == "not begun" else _share(progress.step, run.config["run_config"].get("steps")),
+        "" if last is None else f"{last:.1f}",
+        progress.describe() + _fault(run.config),
         str(path),
     )
 
 
-def _progress(step: Any, steps: Any) -> str:
-    if not isinstance(step, int) or not isinstance(steps, int) or steps < 1:
+def _share(step: int, steps: Any) -> str:
+    if not isinstance(steps, int) or steps < 1:
         return ""
     return f"{step:,} of {steps:,} ({min(step / steps, 1):.0%})"
 
 
-def _fault(run: RunDir) -> str:
-    """`; why` where this version of qsm can neither go on with the run nor play it; empty where it can."""
-    config = run.config
+def _fault(config: Mapping[str, Any]) -> str:
+    """`; why` where this version of qsm can do nothing with a run of `config`; empty where it can."""
     try:
-        if config["backend"] not in BACKENDS:
-            raise ValueError(f"unknown backend {config['backend']!r}")
-        check_task(config["task"], config["backend"])
-        agent_options(config["agent"], config["agent_config"])
-        check_run_options(config["run_config"])
+        check_saved(config)
     except ValueError as error:
         return "; " + " ".join(str(error).split())
     return ""
-
-
-def _state(run: RunDir, status: dict[str, Any]) -> str:
-    """`running`, `finished`, `interrupted` (Ctrl-C), `preempted` (SIGTERM), `killed`, or `failed: why`."""
-    state = status.get("state", "not begun")
-    if state == "running" and not lock.is_owned(run.path):
-        return "killed"  # it could not say so itself
-    message = status.get("message") or ""
-    return " ".join(f"{state}: {message}".split()) if state == "failed" and message else str(state)

@@ -128,7 +128,7 @@ class WandbSink:
         # Silent for the whole process: `online` without an account would ask for one and wait at a terminal.
         quiet = {"silent": True, "quiet": True, "console": "off"}
         wandb.setup(wandb.Settings(**quiet))
-        config = run.config
+        config, label = run.config, run.id.label
         # Scores of the two simulators are not comparable, so neither are their groups.
         backend = "" if config["backend"] == "dm_control" else f"{config['backend']}/"
         return wandb.init(
@@ -138,11 +138,11 @@ class WandbSink:
             resume="allow",
             reinit="create_new",
             project=config["run_config"].get("wandb_project", "qsm"),
-            group=f"{backend}{config['task']}/{run.label}",
-            job_type=run.label,
-            name=f"{config['task']} {run.label} {run.path.name}",
+            group=f"{backend}{config['task']}/{label}",
+            job_type=label,
+            name=f"{config['task']} {label} {run.path.name}",
             tags=[config["agent"], config["task"], config["backend"]],
-            config=config | {"label": run.label},
+            config=config | {"label": label},
             settings=wandb.Settings(
                 **quiet,
                 init_timeout=ONLINE_TIMEOUT,

@@ -13,8 +13,8 @@ import numpy as np
 from agents import AGENTS, Family
 from qsm.base.errors import UserError
 from qsm.base.files import read_json
-from qsm.record import listing
-from qsm.record.run_folder import find_runs, load_run
+from qsm.record.find import find_runs, load_run
+from qsm.record.status import read_progress
 from qsm.record.tables import read_csv
 from qsm.report.intervals import common_curve
 
@@ -32,7 +32,7 @@ class Result(NamedTuple):
     returns: Mapping[int, float]  # by environment step of the evaluation: mean over its episodes
     hours: Mapping[int, float]  # of training and evaluation, by step of the evaluation that they end with
     steps_per_second: float | None  # median over the rows of metrics
-    state: str  # as `qsm runs` says it
+    state: str  # as `qsm runs` says it, and why it failed
     config: Mapping[str, Any]
     starts: Sequence[Mapping[str, Any]]  # of `provenance.json`
     path: Path
@@ -57,7 +57,7 @@ def gather(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
     """
     found: dict[tuple[str, str, str, int], Result] = {}
     problems = []
-    for path in dict.fromkeys(path.resolve() for folder in folders for path in find_runs(folder)):
+    for path in {path.resolve(): path for folder in folders for path in find_runs(folder)}.values():
         try:
             result = _read(path)
         except UserError as error:
@@ -82,7 +82,7 @@ def agent_order(label: str) -> tuple[int, str]:
 
 def _read(path: Path) -> Result:
     run = load_run(path)
-    config = run.config
+    config, run_id = run.config, run.id
     # A run that has only begun has no tables yet.
     tables = [read_csv(file) if file.exists() else [] for file in (run.train_csv, run.eval_csv)]
     training, evaluations = tables
@@ -93,14 +93,14 @@ def _read(path: Path) -> Result:
     except UserError:
         starts = []
     return Result(
-        config["backend"],
-        config["task"],
-        run.label,
-        config["run_config"].get("seed", 0),
+        run_id.backend,
+        run_id.task,
+        run_id.label,
+        run_id.seed,
         returns,
         hours_of(training, evaluations),
         statistics.median(rates) if rates else None,
-        listing.rows(path)[0].state,
+        read_progress(path).describe(),
         config,
         [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [],
         path,

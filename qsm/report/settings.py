@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import agents
+from qsm.base.text import shorten
 from qsm.options.run import MjxRunConfig, RunConfig
-from qsm.record.run_folder import flatten
+from qsm.record.config_file import flatten
 from qsm.report.results import Comparison, Result
 
 SHARED = (
@@ -68,13 +69,9 @@ def varying(comparison: Comparison, agent: str) -> list[str]:
         for one, settings in runs:
             places.setdefault(settings.get(name, ABSENT), []).append(f"{one.task} seed {one.seed}")
         if len(places) > 1:
-            said = [f"{value} ({_few(cells)})" for value, cells in places.items()]
+            said = [f"{value} ({shorten(cells, 3)})" for value, cells in places.items()]
             found.append(f"{_plain(name)} is {' and '.join(said)}")
     return found
-
-
-def _few(cells: Sequence[str]) -> str:
-    return ", ".join(cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
 
 
 ABSENT = "not recorded"

@@ -18,11 +18,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from qsm.base.errors import first_line
+from qsm.base.text import clock_time
 
 REDRAW_SECONDS = 0.25
 """The bar is redrawn at most this often; `progress` may be called at every step."""
 RATE_SECONDS = 3.0
 """Time over which the steps per second are averaged."""
+FIRST_RATE_SECONDS = 1.0
+"""Time over which they are averaged at first."""
 FULL_RETURN = 1000.0
 """Return at which an evaluation's bar is full: the most that an episode of the suite can yield."""
 
@@ -62,8 +65,9 @@ class Display:
         self._best = -math.inf
         self._rows = 0
         self._began = self._drawn = clock()
-        self._rate_from = (self._began, first_step)
-        self._rate = 0.0
+        # Where the stretch began that the rate is taken from; None where it begins with the next step that is shown.
+        self._stretch: tuple[float, int] | None = None
+        self._rate: float | None = None
         # rich ends the process when its output is closed; the training is not to end with it.
         self._console.on_broken_pipe = _raise_broken_pipe
         self._unicode = self._console.encoding.lower().startswith("utf")
@@ -76,7 +80,7 @@ class Display:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(
-            "", total=total_steps, completed=first_step, text=self._status(first_step, 0)
+            "", total=total_steps, completed=first_step, text=self._status(first_step)
         )
 
     def __enter__(self) -> Display:
@@ -91,22 +95,34 @@ class Display:
     ) -> None:
         self._show(self._bar.stop)
 
-    def progress(self, step: int, env_steps_per_second: float | None = None) -> None:
-        """Moves the bar to `step`. Without a rate, it is taken from the steps of the last seconds."""
+    def compiling(self) -> None:
+        """Says that programs are being compiled: until the first step is shown, nothing else would be."""
+        self._print(Text("compiling (a first start takes longest; compiled programs are kept for the next)"))
+        self._bar.update(self._task, text="compiling")
+        self._show(self._bar.refresh)
+
+    def progress(self, step: int) -> None:
+        """Moves the bar to `step`."""
         now = self._clock()
+        if self._stretch is None:  # what came before was compiled or evaluated, not trained
+            self._stretch = (now, step)
         if now - self._drawn < REDRAW_SECONDS and step < self._total:
             return
         self._drawn = now
-        since, from_step = self._rate_from
-        if now - since >= RATE_SECONDS or (not self._rate and now > since):
+        since, from_step = self._stretch
+        if now - since >= (FIRST_RATE_SECONDS if self._rate is None else RATE_SECONDS):
             self._rate = (step - from_step) / (now - since)
-            self._rate_from = (now, step)
-        rate = self._rate if env_steps_per_second is None else env_steps_per_second
-        self._bar.update(self._task, completed=step, text=self._status(step, rate))
+            self._stretch = (now, step)
+        self._bar.update(self._task, completed=step, text=self._status(step))
         self._show(self._bar.refresh)
+
+    def begin_at_best(self, best: float) -> None:
+        """Has the column `best` begin with the best mean return of what was trained before."""
+        self._best = max(self._best, best)
 
     def evaluation(self, step: int, returns: Sequence[float]) -> None:
         """Prints the row of one evaluation from the returns of its episodes."""
+        self._stretch = None
         mean = math.fsum(returns) / len(returns)
         std = math.sqrt(math.fsum((value - mean) ** 2 for value in returns) / len(returns))
         improved = mean > self._best
@@ -122,7 +138,7 @@ class Display:
         self._print(self._row(f"{step:,}", scores, self._gauge(mean), best, minutes, style))
 
     def warn(self, line: str) -> None:
-        """Tells of something that went wrong and does not end the run."""
+        """Prints what went wrong and does not end the run."""
         self._print(Text.assemble(("warning: ", "bold yellow"), line), line)
 
     def info(self, line: str) -> None:
@@ -135,14 +151,14 @@ class Display:
         for line in lines:
             self._print(Text(line))
 
-    def _status(self, step: int, rate: float) -> str:
-        """`12,000/50,000 | 231 steps/s | 2:44 left`, less of it where the terminal is narrow."""
+    def _status(self, step: int) -> str:
+        """`12,000/50,000 | 231 steps/s | 2:44 left`, less of it where the terminal is narrow or no rate is known."""
         parts = [f"{step:,}/{self._total:,}"]
         if step >= self._total:
-            parts.append(f"{_duration(self._clock() - self._began)} in all")
-        elif rate > 0:
-            parts += [f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s"]
-            parts += [f"{_duration((self._total - step) / rate)} left"]
+            parts.append(f"{clock_time(self._clock() - self._began)} in all")
+        elif self._rate:
+            parts.append(f"{self._rate:,.0f} steps/s" if self._rate >= 10 else f"{self._rate:.1f} steps/s")
+            parts.append(f"{clock_time((self._total - step) / self._rate)} left")
         return (" · " if self._unicode else " | ").join(parts)
 
     def _gauge(self, value: float) -> str:
@@ -169,7 +185,7 @@ class Display:
         return "0" + f"{FULL_RETURN:.0f}".rjust(width - 1)
 
     def detail(self, text: str) -> None:
-        """What only the log has room for."""
+        """Writes what only the log has room for."""
         if self._log is not None and text:
             self._log.info("%s", text)
 
@@ -210,13 +226,6 @@ class Display:
 
 def _raise_broken_pipe() -> None:
     raise BrokenPipeError
-
-
-def _duration(seconds: float) -> str:
-    """`2:44`, or `1:02:44` from an hour on."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class _LogFile(logging.Handler):

@@ -9,10 +9,7 @@ from typing import Any
 
 from qsm.base.errors import UserError, nearest
 from qsm.options.run import LaunchOptions, RunConfig
-from qsm.record import run_folder
-
-DIVERGED = "diverged"
-"""Beginning of the message in `status.json` of a run that was stopped because its numbers were not finite."""
+from qsm.record.run_id import RunId
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +54,7 @@ def members(
         Member(
             variant,
             run_config,
-            run_dir or run_folder.run_path(launch.backend, task, agent, run_config.seed, variant_name, root),
+            run_dir or RunId(launch.backend, task, agent, variant_name, run_config.seed).path(root),
             f"{label} seed {run_config.seed}".strip(),
         )
         for label, variant, variant_name, run_config in runs

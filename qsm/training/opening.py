@@ -13,8 +13,9 @@ from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.options.run import LaunchOptions
 from qsm.record import lock, run_folder
+from qsm.record.config_file import is_run, resolved_config
 from qsm.record.run_folder import RunDir
-from qsm.training.group import DIVERGED, Member, common_step
+from qsm.training.group import Member, common_step
 
 NO_STEP = -1
 """In place of the step to resume from, where all runs begin."""
@@ -45,7 +46,7 @@ def open_runs(
       UserError: a folder that cannot take its run, or is in use.
     """
     configs = [_resolved(member, agent, task, launch) for member in members]
-    replaced = [launch.overwrite and run_folder.is_run(member.path) for member in members]
+    replaced = [launch.overwrite and is_run(member.path) for member in members]
     with _nothing_left_behind() as created:
         for member, config, is_replaced in zip(members, configs, replaced, strict=True):
             found = None
@@ -73,7 +74,7 @@ def open_runs(
 
 
 def _resolved(member: Member, agent: str, task: str, launch: LaunchOptions) -> dict:
-    return run_folder.resolved_config(agent, task, launch.backend, member.agent_config, member.config)
+    return resolved_config(agent, task, launch.backend, member.agent_config, member.config)
 
 
 @contextmanager
@@ -101,7 +102,7 @@ def where_to_resume(
     Raises:
       UserError: a run's checkpoints are gone, or one of the runs has gone on alone.
     """
-    held = np.array([str(run.status().get("message", "")).startswith(DIVERGED) for run in runs])
+    held = np.array([run.status().state == "diverged" for run in runs])
     if held.all():
         held[:] = False  # asked for again: let them show it again
     going = np.flatnonzero(~held).tolist()
@@ -124,11 +125,7 @@ def where_to_resume(
 
 def _saved_step(run: RunDir) -> int:
     """The step at which a run was last saved, as its status has it; 0 where it was not."""
-    status = run.status()
-    if "saved_step" in status:
-        return status["saved_step"] or 0
-    # Written by a version that did not note it.
-    return status.get("step", 0) if status.get("state") == "finished" else 0
+    return run.status().saved_step or 0
 
 
 def _refuse_if_saved(run: RunDir) -> None:

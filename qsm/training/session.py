@@ -15,21 +15,21 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from qsm.base.text import shorten
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
 from qsm.checkpoints.saver import Saver
 from qsm.data.replay import Rows
-from qsm.devices import runtime
+from qsm.devices import processes
 from qsm.learning.learner import FAILURE_RATE, Means, TrainState
 from qsm.learning.loop import Loop
 from qsm.learning.schedule import Counters, Event
 from qsm.record import run_folder
 from qsm.record.metrics import MetricWriter
+from qsm.record.status import Outcome, State
 from qsm.record.tables import WaitingRow
 from qsm.training import diagnosis
 from qsm.training.display import Display
-from qsm.training.group import DIVERGED, Member
-
-Outcome = Literal["finished", "interrupted", "preempted", "diverged", "unsaved"]
+from qsm.training.group import Member
 
 PATIENCE = 30.0
 """Seconds that training waits for the checkpoint before, when the next one is due."""
@@ -53,12 +53,12 @@ class Session:
         self.config = members[0].config
         self.saver = Saver(checkpoints, loop.learner.num_rows)
         self.step = start.step
-        self.last_returns: list[float | None] = [run.status().get("last_return") for run in runs]
+        self.last_returns: list[float | None] = [run.status().last_return for run in runs]
         self.failures: dict[int, str] = {
-            i: str(runs[i].status().get("message", DIVERGED)) for i, is_held in enumerate(held) if is_held
+            i: runs[i].status().message for i, is_held in enumerate(held) if is_held
         }
         self.writers: dict[int, MetricWriter] = {}
-        self.is_writer = runtime.is_writer()
+        self.is_writer = processes.is_writer()
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
         self._evaluation_seconds = 0.0
@@ -154,7 +154,7 @@ class Session:
         self.hold_diverged(counters, state, self.loop.learner.means(state))
         # Where a drive does not answer, it is waited for once and not at every interval.
         is_free = self.saver.wait(0.0 if self._is_late else PATIENCE)
-        is_late = not runtime.of_writer(np.array(is_free))
+        is_late = not processes.broadcast_from_writer(np.array(is_free))
         if is_late and not self._is_late:
             self.display.warn(
                 "the last checkpoint is still being written; training goes on, and further ones are left out until it "
@@ -182,7 +182,9 @@ class Session:
             # On several processes all of them gather, and one writes.
             # Rows that may have changed since they were saved are saved anew.
             there = None if learner.agent.sampling.revises else self.checkpoints[i].rows_saved
-            since = runtime.of_writer(np.zeros(learner.num_envs, np.uint32) if there is None else there)
+            since = processes.broadcast_from_writer(
+                np.zeros(learner.num_envs, np.uint32) if there is None else there
+            )
             parts[i] = Saved(
                 learner.placement.member(state.agent, i),
                 [learner.rows_since(state, i, since)],
@@ -260,7 +262,7 @@ class Session:
         state: TrainState,
     ) -> None:
         """Run `i` learns no more; what was found is told, and written with all its numbers."""
-        self.failures[i] = f"{DIVERGED} by step {counters.step:,}: {found.describe()}"
+        self.failures[i] = f"diverged by step {counters.step:,}: {found.describe()}"
         self.loop.learner.active[i] = False
         newest = self.checkpoints[i].latest_step
         kept = f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
@@ -275,7 +277,7 @@ class Session:
         self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
         if self.is_writer:
             self.runs[i].write_status(
-                "failed", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
+                "diverged", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
             )
             if i in self.writers:
                 self.writers.pop(i).close(failed=True)
@@ -285,7 +287,7 @@ class Session:
         if self._has_ended or not self.is_writer:
             return
         self._has_ended = True
-        state: run_folder.State = "preempted" if number == signal.SIGTERM else "interrupted"
+        state: State = "preempted" if number == signal.SIGTERM else "interrupted"
         message = "a second signal ended it at once; it goes on from its newest checkpoint"
         for i in self.going:
             self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], message)
@@ -294,7 +296,7 @@ class Session:
         """Notes in every run why it ended; nothing where that is noted already."""
         if self._has_ended:
             return
-        state: run_folder.State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        state: State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if self.is_writer:
             for i in self.going:
@@ -305,7 +307,7 @@ class Session:
         self._has_ended = True
         finished = end.step >= self.config.steps
         stopped: Literal["preempted", "interrupted"] = "preempted" if preempted else "interrupted"
-        state: run_folder.State = "finished" if finished else stopped
+        state: State = "finished" if finished else stopped
         problem, message = self.saver.problem if self.going else None, ""
         if problem is not None:
             if self._told_problem is None:
@@ -331,7 +333,7 @@ class Session:
             paths = [self.runs[i].path for i in self.going]
             above = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
             lines += [
-                f"Run      {some([str(path) for path in paths], 1)}",
+                f"Run      {shorten([str(path) for path in paths], 1)}",
                 f"Play     qsm eval {paths[0]}",
                 f"Look     qsm dashboard {above}",
             ]
@@ -343,9 +345,3 @@ class Session:
         if self.going and not finished:
             return stopped
         return "diverged" if self.failures else "finished"
-
-
-def some(texts: Sequence[str], number: int = 8) -> str:
-    """The first of `texts`, and how many there are besides."""
-    more = f" and {len(texts) - number} more" if len(texts) > number else ""
-    return ", ".join(texts[:number]) + more

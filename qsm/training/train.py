@@ -19,8 +19,9 @@ import agents
 from agents.api import Agent
 from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
 from qsm.base.errors import UserError
+from qsm.base.text import shorten
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
-from qsm.devices import runtime
+from qsm.devices import compilation_cache, processes, runtime
 from qsm.learning import memory
 from qsm.learning.device_loop import DeviceLoop
 from qsm.learning.host_loop import HostLoop
@@ -29,11 +30,12 @@ from qsm.learning.loop import Loop
 from qsm.learning.placement import Placement
 from qsm.learning.schedule import Counters, Schedule
 from qsm.options.run import LaunchOptions, RunConfig
+from qsm.record.status import Outcome
 from qsm.record.tables import WaitingRow
 from qsm.training.display import Display, open_log
 from qsm.training.group import Member
 from qsm.training.opening import NO_STEP, describe_runs, open_runs, where_to_resume
-from qsm.training.session import PATIENCE, Outcome, Session, some
+from qsm.training.session import PATIENCE, Session
 
 end_at_once: Callable[[int], Any] = os._exit
 POLL_INTERVAL = {"dm_control": 64, "mjx": 1}
@@ -59,21 +61,21 @@ def train(
     """
     launch = launch or LaunchOptions()
     # Told once there is a display.
-    told = [line for line in (runtime.join_processes(), runtime.use_cache()) if line]
-    is_writer = runtime.is_writer()
+    told = [line for line in (processes.join_processes(), compilation_cache.use_cache()) if line]
+    is_writer = processes.is_writer()
     # Whether it fits is known before a folder is made.
-    with runtime.together():
+    with processes.barrier():
         builder = _Builder(agent_name, task, launch, members)
-    with runtime.together():
+    with processes.barrier():
         placement, loop, memory_line = builder.build(members)
     with contextlib.ExitStack() as stack:
-        with runtime.together():
+        with processes.barrier():
             runs = (
                 open_runs(stack, members, agent_name, task, launch, command, told.append)
                 if is_writer
                 else describe_runs(members, agent_name, task, launch, command)
             )
-        finished = runtime.of_writer(np.array([run.finished for run in runs]))
+        finished = processes.broadcast_from_writer(np.array([run.finished for run in runs]))
         for run, member in zip(runs, members, strict=True):
             if run.finished and is_writer:
                 print(
@@ -85,9 +87,9 @@ def train(
         if finished.any():
             unfinished = np.flatnonzero(~finished).tolist()
             members, runs = [members[i] for i in unfinished], [runs[i] for i in unfinished]
-            with runtime.together():
+            with processes.barrier():
                 placement, loop, memory_line = builder.build(members)
-        with runtime.together():
+        with processes.barrier():
             checkpoints = [
                 stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs
             ]
@@ -95,9 +97,9 @@ def train(
                 one.set_damaged_aside(told.append)
             where = where_to_resume(members, runs, checkpoints) if is_writer else np.zeros(len(runs) + 1, int)
         # Decided by the process that writes: the others might still see the disk as it was.
-        *held, step = runtime.of_writer(where).tolist()
+        *held, step = processes.broadcast_from_writer(where).tolist()
         step = None if step == NO_STEP else step
-        with runtime.together():
+        with processes.barrier():
             nothing = None, Counters(0, 0), [{}] * len(runs)
             restored = _restore(loop, checkpoints, held, step) if step is not None else nothing
         state, start, waiting = restored
@@ -105,10 +107,10 @@ def train(
         header = {
             "agent": agent_name,
             "task": f"{task} ({launch.backend})",
-            "runs": some([member.label for member in members]),
+            "runs": shorten([member.label for member in members]),
             "device": f"{device.device_kind} ({placement.describe()})",
             "memory": memory_line,
-            "folder": some([str(run.path) for run in runs], 1),
+            "folder": shorten([str(run.path) for run in runs], 1),
         }
         display = stack.enter_context(
             Display(

@@ -18,11 +18,12 @@ from rich.console import Console
 from qsm.base.errors import UserError
 from qsm.bench import fill as filling
 from qsm.bench.engines import LocalEngine, Outcome
-from qsm.bench.fill import GridView, duration, fill
+from qsm.bench.fill import GridView, fill
 from qsm.bench.grid import AgentSpec, Cell, Grid, Job, Progress, parse_agent, progress_of
 from qsm.bench.suites import SUITES, tasks_of
 from qsm.command import cli
-from qsm.record.run_folder import RunDir, resolved_config
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
 
 STEPS = 1000
 OPTIONS = ("--random-steps=100",)
@@ -528,14 +529,6 @@ def test_tables_for_a_file_are_as_wide_as_they_are(tmp_path: Path) -> None:
     assert summary == "0 of 32 runs finished"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(5, "5 s"), (61, "1 min"), (3600, "1 h 0 min"), (12_000, "3 h 20 min"), (3e5, "3 d 11 h")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
 def test_variants_are_agents_of_their_own() -> None:
     spec = parse_agent("qsm@hot:score_scale=120:discount=0.9")
     assert (
@@ -607,9 +600,7 @@ def test_a_dry_run_lists_the_grid_and_touches_nothing(
 
 
 def test_a_new_grid_looks_for_no_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "qsm.record.run_folder.find_runs", lambda *_: pytest.fail("folders are searched for each cell")
-    )
+    monkeypatch.setattr("qsm.record.find_runs", lambda *_: pytest.fail("folders are searched for each cell"))
     assert fill(grid(tmp_path, 2), LocalEngine(1), Console(file=io.StringIO()), dry_run=True) == 0
 
 

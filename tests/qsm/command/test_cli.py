@@ -360,7 +360,7 @@ def test_devices_that_cannot_be_used_are_told_of_in_one_line(qsm, line: str, rea
 def test_help_and_slips_load_nothing_heavy(line: str, status: int):
     program = (
         "import sys\n"
-        "from qsm.cli import main\n"
+        "from qsm.command.cli import main\n"
         "try: status = main(sys.argv[1:])\n"
         "except SystemExit as exit: status = exit.code or 0\n"
         "print('LOADED', status, *sys.modules)\n"
@@ -374,7 +374,7 @@ def test_help_and_slips_load_nothing_heavy(line: str, status: int):
 
 @pytest.mark.parametrize("agent", agents.AGENTS)
 def test_a_task_is_checked_without_jax(agent: str):
-    program = "import sys; from qsm.cli import main; main(sys.argv[1:]); print('jax' in sys.modules)"
+    program = "import sys; from qsm.command.cli import main; main(sys.argv[1:]); print('jax' in sys.modules)"
     command = [sys.executable, "-c", program, "train", agent, "cheeta-run"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -59,7 +59,7 @@ def test_training_goes_on_and_no_file_takes_the_place_of_the_closed_output(tmp_p
         "        file.write(f'{file.fileno() > 2}')\n"
         "    return 'interrupted'\n"
         "sys.modules['qsm.training.train'] = types.SimpleNamespace(train=train)\n"
-        "from qsm.cli import main\n"
+        "from qsm.command.cli import main\n"
         "sys.exit(main(['train', 'sac', 'cartpole-swingup']))\n"
     )
     file = tmp_path / "file"

@@ -1,117 +1,13 @@
-"""The cache of compiled programs, and what needs no second process. (tests/qsm/test_processes.py has the rest.)"""
+"""The precision of matrix products."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import jax
-import numpy as np
 import pytest
-from jax._src.lru_cache import LRUCache
 
-from qsm.base.errors import UserError
 from qsm.devices import runtime
 
-SETTINGS = (
-    "jax_compilation_cache_dir",
-    "jax_compilation_cache_max_size",
-    "jax_persistent_cache_min_compile_time_secs",
-)
 
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that a user without settings would get."""
-    monkeypatch.delenv(runtime.CACHE_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    before = {name: getattr(jax.config, name) for name in SETTINGS}
-    yield tmp_path / "qsm" / "xla"
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-def test_half_written_program_is_removed_and_the_others_stay(cache: Path) -> None:
-    assert runtime.use_cache() is None
-    kept = LRUCache(str(cache), max_size=1000)
-    kept.put("whole", b"program")
-    (cache / "torn-cache").write_bytes(b"prog")  # killed before JAX wrote torn-atime
-
-    with pytest.raises(FileNotFoundError):  # why it has to go
-        kept.put("next", b"program")
-    assert runtime.use_cache() is None
-
-    kept.put("next", b"program")
-    assert kept.get("whole") == kept.get("next") == b"program"
-    assert kept.get("torn") is None
-
-
-def test_cache_is_bounded(cache: Path) -> None:
-    runtime.use_cache()
-    assert [getattr(jax.config, name) for name in SETTINGS[:2]] == [str(cache), runtime.CACHE_BYTES]
-
-
-def test_jax_own_variable_rules(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(runtime.CACHE_VARIABLE, "elsewhere")
-    assert runtime.use_cache() is None
-    assert not cache.exists()
-
-
-def test_no_folder_to_write_to_is_a_warning(cache: Path) -> None:
-    cache.parent.parent.mkdir(exist_ok=True)
-    cache.parent.write_text("a file")
-    assert runtime.CACHE_VARIABLE in (runtime.use_cache() or "")
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [(5000, 4096), (3 << 30, 3 << 30), (2 << 40, (2 << 40) - 1024), (1 << 62, (2 << 40) - 1024)],
-)
-def test_the_least_of_any_number_of_bytes(
-    number: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A host may have more than the int32 of kB that processes exchange can hold."""
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    gather = lambda array: np.stack([array, np.array(2**31 - 1, np.int32)])  # noqa: E731
-    monkeypatch.setattr(runtime.multihost_utils, "process_allgather", gather)
-    assert runtime.least(number) == expected
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "[::1]", "localhost"])
-def test_processes_of_one_host_do_not_listen_beyond_it(host: str) -> None:
-    variables = {"JAX_COORDINATOR_ADDRESS": f"{host}:1234", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
-    asked = runtime.processes_asked(variables) or {}
-    assert asked["coordinator_bind_address"] == asked["coordinator_address"] == f"{host}:1234"
-    chosen = variables | {"JAX_COORDINATOR_BIND_ADDRESS": "[::]:1234"}
-    assert "coordinator_bind_address" not in (runtime.processes_asked(chosen) or {})
-
-
-def test_processes_of_several_hosts_listen_for_one_another() -> None:
-    for host in ("10.0.0.1", "node-1", "localhost.example.org"):
-        variables = {"JAX_COORDINATOR_ADDRESS": f"{host}:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
-        assert "coordinator_bind_address" not in (runtime.processes_asked(variables) or {})
-
-
-@pytest.mark.parametrize("address", ["host", ":80", "host:", "host:x", "host:0", "host:65536", "host:٣"])
-def test_an_address_without_host_or_port_is_told(address: str) -> None:
-    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
-    with pytest.raises(UserError, match="it must be HOST:PORT of process 0"):
-        runtime.processes_asked(variables)
-
-
-def test_joining_tells_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> Any:
-        raise AssertionError  # what JAX says of cuda without a GPU
-
-    assert runtime.join_processes() is None
-    monkeypatch.setattr(jax, "devices", fail)
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    with pytest.raises(UserError, match=r"^JAX_PLATFORMS is 'cuda', but JAX finds no such device here"):
-        runtime.join_processes()
-
-
-def test_a_precision_out_of_a_file_is_held_to_those_of_a_run() -> None:
+def test_a_precision_out_of_a_file_must_be_one_of_a_run() -> None:
     expected = "matmul_precision is 'fp8'; it must be one of float32, tensorfloat32, bfloat16"
     with pytest.raises(ValueError, match=expected):
         runtime.set_precision("fp8")  # pyright: ignore[reportArgumentType]

@@ -13,14 +13,17 @@ from agents.config import AgentConfig
 from qsm.command.cli import main
 from qsm.options.run import RunConfig
 from qsm.record import listing, lock
-from qsm.record.run_folder import RunDir, resolved_config, run_path
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
+from qsm.record.run_id import RunId
+from qsm.record.status import Status
 
 
 def make(root: Path, seed: int, name: str | None = None) -> RunDir:
     config = resolved_config(
         "qsm", "walker-walk", "mjx", AgentConfig(), RunConfig(seed=seed, steps=2000, random_steps=100)
     )
-    return RunDir.create_or_open(run_path("mjx", "walker-walk", "qsm", seed, name, root), config)
+    return RunDir.create_or_open(RunId("mjx", "walker-walk", "qsm", name, seed).path(root), config)
 
 
 def fail(message: str) -> None:
@@ -31,7 +34,7 @@ def test_every_state_is_told(tmp_path: Path):
     done, failed, killed, going, new = (make(tmp_path, seed) for seed in range(5))
     hot = make(tmp_path, 0, "hot")
     done.write_status("finished", 2000, 2000, 512.34)
-    failed.write_status("failed", 500, 2000, 3.0, "diverged by step 500: critic/loss is nan")
+    failed.write_status("diverged", 500, 2000, 3.0, "diverged by step 500: critic/loss is nan")
     killed.write_status("running", 1000, 2000, 7.0)
     going.write_status("running", 1500, 2000)
     hot.write_status("interrupted", 20, 2000)
@@ -46,13 +49,13 @@ def test_every_state_is_told(tmp_path: Path):
     assert damaged[2].startswith("damaged: ") and "\n" not in damaged[2]
     assert shown == {
         "qsm/seed_0": ("2,000 of 2,000 (100%)", "512.3", "finished"),
-        "qsm/seed_1": ("500 of 2,000 (25%)", "3.0", "failed: diverged by step 500: critic/loss is nan"),
+        "qsm/seed_1": ("500 of 2,000 (25%)", "3.0", "diverged by step 500: critic/loss is nan"),
         "qsm/seed_2": ("1,000 of 2,000 (50%)", "7.0", "killed"),
         "qsm/seed_3": ("1,500 of 2,000 (75%)", "", "running"),
         "qsm/seed_4": ("", "", "not begun"),
         "qsm@hot/seed_0": ("20 of 2,000 (1%)", "", "interrupted"),
     }
-    assert new.status() == {}
+    assert new.status() == Status()
     row = found[Path("qsm@hot/seed_0")]
     assert (row.task, row.agent, row.seed, row.backend) == ("walker-walk", "qsm@hot", "0", "mjx")
 

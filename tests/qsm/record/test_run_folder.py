@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
-from agents.config import AgentConfig
+from agents.qsm import QSMConfig
 from qsm.base.errors import UserError
 from qsm.base.files import replace_file
 from qsm.options.run import RunConfig
 from qsm.record import provenance, run_folder
-from qsm.record.run_folder import RunDir, find_runs, load_run, resolved_config, run_path
+from qsm.record.config_file import CHANGEABLE, resolved_config
+from qsm.record.find import load_run
+from qsm.record.run_folder import RunDir
+from qsm.record.status import Status
 
 
 def config(**options: Any) -> dict[str, Any]:
-    return resolved_config("qsm", "cartpole-swingup", "dm_control", AgentConfig(), RunConfig(**options))
+    return resolved_config("qsm", "cartpole-swingup", "dm_control", QSMConfig(), RunConfig(**options))
 
 
 def refusal(action: Any, *arguments: Any) -> str:
@@ -34,17 +37,6 @@ def refusal(action: Any, *arguments: Any) -> str:
 def tree(path: Path) -> dict[str, bytes | None]:
     """Everything below `path`, with the content of its files."""
     return {str(p.relative_to(path)): p.read_bytes() if p.is_file() else None for p in path.rglob("*")}
-
-
-def test_path_of_a_run() -> None:
-    assert run_path("dm_control", "walker-walk", "sac", 3) == Path("runs/dm_control/walker-walk/sac/seed_3")
-    named = run_path("mjx", "walker-walk", "sac", 0, name="wide-2", root="elsewhere")
-    assert named == Path("elsewhere/mjx/walker-walk/sac@wide-2/seed_0")
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "a@b", "-x", "a\n", "a" * 101])
-def test_name_that_is_no_folder_name_is_refused(name: str) -> None:
-    assert "--name is" in refusal(run_path, "dm_control", "walker-walk", "sac", 0, name)
 
 
 def test_new_run_holds_its_configuration_and_reads_back(tmp_path: Path) -> None:
@@ -76,10 +68,8 @@ def test_same_configuration_resumes_and_provenance_grows(tmp_path: Path) -> None
     assert [start["command"][-1] for start in starts] == ["first", "second"]
     assert starts[0]["device"] == "cpu" and "numpy" in starts[0]["packages"] and starts[0]["started"]
     status = second.status()
-    assert status.pop("updated")
-    assert status == {
-        "state": "interrupted", "step": 5, "saved_step": None, "steps": 10, "last_return": 1.5, "message": "stopped",
-    }  # fmt: skip
+    assert status.updated
+    assert status == Status("interrupted", 5, None, 10, status.updated, 1.5, "stopped")
 
 
 def test_finished_run_is_told_apart_and_not_touched(tmp_path: Path) -> None:
@@ -88,7 +78,7 @@ def test_finished_run_is_told_apart_and_not_touched(tmp_path: Path) -> None:
     )
     before = tree(tmp_path)
     run = RunDir.create_or_open(tmp_path, config())
-    assert run.finished and not run.created and run.status()["last_return"] is None
+    assert run.finished and not run.created and run.status().last_return is None
     assert tree(tmp_path) == before
 
 
@@ -96,7 +86,7 @@ def test_damaged_status_counts_as_unfinished(tmp_path: Path) -> None:
     run = RunDir.create_or_open(tmp_path, config())
     for content in ("{", "[]", '"finished"'):
         (tmp_path / "status.json").write_text(content)
-        assert run.status() == {} and not run.finished
+        assert run.status() == Status() and not run.finished
 
 
 def test_other_configuration_is_refused_with_fields_and_mend(tmp_path: Path) -> None:
@@ -114,9 +104,9 @@ def test_many_differences_are_counted_and_absent_fields_named(tmp_path: Path) ->
     other = config(seed=1, steps=50_000, random_steps=9, eval_interval=9, eval_episodes=9, log_interval=9)
     assert "and 1 more" in refusal(RunDir.create_or_open, tmp_path, other)
     newer = config()
-    newer["agent_config"]["score_scale"] = 50.0
+    newer["agent_config"]["of_the_future"] = 50.0
     line = refusal(RunDir.create_or_open, tmp_path, newer)
-    assert "agent_config.score_scale is not set there and 50.0 here" in line
+    assert "agent_config.of_the_future is not set there and 50.0 here" in line
 
 
 def test_foreign_folder_is_refused_untouched(tmp_path: Path) -> None:
@@ -195,10 +185,10 @@ def test_status_that_cannot_be_written_warns_once(tmp_path: Path, monkeypatch: p
         patch.setattr(os, "replace", fail)
         run.write_status("running", 2, 10)
         run.write_status("running", 3, 10)
-    assert run.status()["step"] == 1
+    assert run.status().step == 1
     assert len(warnings) == 1 and "Free some space" in warnings[0]
     run.write_status("running", 4, 10)
-    assert run.status()["step"] == 4
+    assert run.status().step == 4
 
 
 def test_damaged_provenance_is_replaced_with_a_warning(tmp_path: Path) -> None:
@@ -212,58 +202,6 @@ def test_damaged_provenance_is_replaced_with_a_warning(tmp_path: Path) -> None:
 def test_commit_is_none_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     assert provenance.git_commit() is None
-
-
-def test_load_names_the_mend(tmp_path: Path) -> None:
-    missing = tmp_path / "runs" / "qsm" / "seed_1"
-    assert f"There is no folder {missing}" in refusal(load_run, missing)
-    assert "qsm train" in refusal(load_run, missing)
-    run = tmp_path / "runs" / "qsm" / "seed_0"
-    RunDir.create_or_open(run, config())
-    assert f"Did you mean '{run}'?" in refusal(load_run, missing)
-    assert f"Runs nearby: {run}." in refusal(load_run, tmp_path / "runs")
-    (run / "checkpoints").mkdir()
-    assert f"give {run}." in refusal(load_run, run / "checkpoints")
-    assert f"give {run}." in refusal(load_run, run / "config.json")
-    (tmp_path / "file").write_text("")
-    assert "is a file" in refusal(load_run, tmp_path / "file")
-    for seed in range(1, 5):
-        RunDir.create_or_open(run.with_name(f"seed_{seed}"), config())
-    line = refusal(load_run, tmp_path)
-    assert "seed_0" in line and "seed_2" in line and "and 2 more" in line
-
-
-def test_runs_are_found_in_order_and_not_inside_runs(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        RunDir.create_or_open(tmp_path / name / "seed_0", config())
-    (tmp_path / "a" / "seed_0" / "checkpoints").mkdir()
-    (tmp_path / "a" / "seed_0" / "checkpoints" / "config.json").write_text("{}")
-    assert list(find_runs(tmp_path)) == [tmp_path / "a" / "seed_0", tmp_path / "b" / "seed_0"]
-    assert list(find_runs(tmp_path, limit=1)) == []
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        (b"{", "damaged"),
-        (b"\xff\x00", "damaged"),
-        (b"[" * 100_000, "damaged"),
-        (b"[]", "damaged"),
-        (b"{}", "'format' is missing"),
-        (b'{"format": 2}', "newer qsm (format 2; this one reads 1)"),
-        (b'{"format": 1, "agent": 3}', "'agent' is missing"),
-    ],
-)
-def test_damaged_or_newer_configuration_is_refused(tmp_path: Path, content: bytes, part: str) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    assert part in refusal(load_run, tmp_path)
-    assert part in refusal(RunDir.create_or_open, tmp_path, config())
-    assert tree(tmp_path) == {"config.json": content}
-
-
-def test_configuration_that_is_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").mkdir()
-    assert "Cannot read" in refusal(load_run, tmp_path)
 
 
 def test_more_steps_are_an_option_of_their_own(tmp_path: Path) -> None:
@@ -297,3 +235,51 @@ def test_a_run_is_emptied_but_for_its_owner(tmp_path: Path) -> None:
     assert tmp_path.is_dir()  # a link is removed, not what it leads to
     assert "holds no run to overwrite" in refusal(run_folder.empty_run, path, ".owner")
     assert RunDir.create_or_open(path, config(seed=1)).created
+
+
+def test_what_changes_no_number_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+    RunDir.create_or_open(tmp_path, config()).write_status("interrupted", 5, 100_000)
+    other = config(wandb="disabled", wandb_project="elsewhere")
+    assert RunDir.create_or_open(tmp_path, other).config == other
+    assert load_run(tmp_path).config == other
+    RunDir.create_or_open(tmp_path, other).write_status("finished", 100_000, 100_000)
+    before = tree(tmp_path)
+    assert RunDir.create_or_open(tmp_path, config(wandb="online")).finished
+    assert tree(tmp_path) == before  # it is recorded no more
+
+
+def test_every_other_option_is_of_the_run(tmp_path: Path) -> None:
+    """Each option that is not named as changeable keeps a run from going on."""
+    RunDir.create_or_open(tmp_path, config())
+    for place in ("agent_config", "run_config"):
+        for name, value in config()[place].items():
+            other = config()
+            other[place][name] = f"not {value}"
+            if name in CHANGEABLE:
+                assert RunDir.examine(tmp_path, other) is not None
+            else:
+                assert f"{place}.{name} is" in refusal(RunDir.examine, tmp_path, other)
+
+
+def test_a_run_of_a_version_without_an_option_goes_on(tmp_path: Path) -> None:
+    """A run that lacks an option had what means the same: its default, or what the class says of former versions."""
+    whole = config()
+    for place in ("agent_config", "run_config"):
+        for name in whole[place]:
+            older = {**whole, place: {key: value for key, value in whole[place].items() if key != name}}
+            (tmp_path / "config.json").write_text(json.dumps(older))
+            run = RunDir.examine(tmp_path, whole)
+            assert run is not None and run.config == whole
+
+
+def test_a_changed_default_does_not_change_a_former_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunConfig, "former", {"eval_episodes": 3})
+    older = config()
+    del older["run_config"]["eval_episodes"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert load_run(tmp_path).config["run_config"]["eval_episodes"] == 3
+    line = refusal(RunDir.create_or_open, tmp_path, config())
+    assert "run_config.eval_episodes is 3 there and 10 here" in line
+    assert RunDir.create_or_open(tmp_path, config(eval_episodes=3)).config == config(eval_episodes=3)

@@ -12,14 +12,16 @@ from agents.config import AgentConfig
 from qsm.command import cli
 from qsm.options.run import RunConfig
 from qsm.record import lock
-from qsm.record.run_folder import RunDir, resolved_config, run_path
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
+from qsm.record.run_id import RunId
 from qsm.record.sync import recordings, sync
 
 
 def recorded(root: Path, seed: int, times: int = 1) -> RunDir:
     """A run that was started so many times."""
     config = resolved_config("sac", "walker-walk", "dm_control", AgentConfig(), RunConfig(seed=seed))
-    run = RunDir.create_or_open(run_path("dm_control", "walker-walk", "sac", seed, None, root), config)
+    run = RunDir.create_or_open(RunId("dm_control", "walker-walk", "sac", None, seed).path(root), config)
     for time in range(times):
         folder = run.wandb / f"offline-run-20260101_00000{time}-abc{seed}"
         folder.mkdir(parents=True)

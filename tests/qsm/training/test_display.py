@@ -80,28 +80,89 @@ def test_rows_fit_and_bars_rise(width: int) -> None:
     assert all(row.rstrip()[-1] in "█░" for row in rows) == (width < 76)
 
 
+def bar(console: Console) -> str:
+    """The bar as it was drawn last."""
+    return output(console).rstrip().splitlines()[-1]
+
+
 def test_bar_shows_steps_rate_and_time_left() -> None:
     console, clock = terminal(), Clock()
     with Display(10_000, HEADER, console, clock=clock) as display:
+        display.progress(0)
         clock.now += 10
         display.progress(1000)
         assert "1,000/10,000 · 100 steps/s · 1:30 left" in output(console)
-        clock.now += 1
-        display.progress(2000, env_steps_per_second=2.0)
-        assert "2,000/10,000 · 2.0 steps/s · 1:06:40 left" in output(console)
+        clock.now += 3
+        display.progress(1006)
+        assert "1,006/10,000 · 2.0 steps/s · 1:14:57 left" in output(console)
         size = len(output(console))
-        display.progress(2001)
+        display.progress(1007)
         assert len(output(console)) == size, "redrawn before its time"
         display.progress(10_000)
-        assert "10,000/10,000 · 0:11 in all" in output(console)
+        assert "10,000/10,000 · 0:13 in all" in output(console)
 
 
 def test_resumed_run_counts_only_its_own_steps() -> None:
     console, clock = terminal(), Clock()
     with Display(10_000, HEADER, console, first_step=5000, clock=clock) as display:
+        clock.now += 7  # its programs are compiled
+        display.progress(5010)
         clock.now += 10
-        display.progress(6000)
-    assert "6,000/10,000 · 100 steps/s · 0:40 left" in output(console)
+        display.progress(6010)
+    assert "6,010/10,000 · 100 steps/s · 0:40 left" in output(console)
+
+
+def test_compiling_is_said_and_counts_into_no_rate() -> None:
+    """A run of 1,500 steps whose first step came after 30 s was shown at 0.2 steps/s, and as to take 51:41 more."""
+    console, clock = terminal(), Clock()
+    with Display(1500, {}, console, clock=clock) as display:
+        display.compiling()
+        assert bar(console).endswith("compiling")
+        clock.now += 30
+        display.evaluation(0, [1.0])
+        clock.now += 5
+        for step in range(6):
+            display.progress(step)
+            clock.now += 0.1
+        assert "steps/s" not in output(console) and "left" not in output(console)
+        display.progress(106)
+        clock.now += 1
+        display.progress(206)
+        assert "206/1,500 · 129 steps/s · 0:10 left" in output(console)
+
+
+def test_an_evaluation_counts_into_no_rate() -> None:
+    console, clock = terminal(), Clock()
+    with Display(10_000, {}, console, clock=clock) as display:
+        display.progress(0)
+        clock.now += 3
+        display.progress(300)
+        display.evaluation(300, [1.0])
+        clock.now += 60
+        display.progress(301)
+        clock.now += 3
+        display.progress(601)
+    assert "601/10,000 · 100 steps/s · 1:34 left" in output(console)
+    assert set(re.findall(r"([0-9.,]+) steps/s", output(console))) == {"100"}
+
+
+def test_compiling_is_one_line_in_a_file() -> None:
+    console = plain()
+    with Display(10, {}, console) as display:
+        display.compiling()
+        display.progress(1)
+        display.evaluation(10, [1.0])
+    lines = output(console).splitlines()
+    assert lines[0].startswith("compiling") and not any("compiling" in line for line in lines[1:])
+
+
+def test_best_of_a_resumed_run_is_that_of_the_whole_run() -> None:
+    console = plain()
+    with Display(10, {}, console, first_step=5) as display:
+        display.begin_at_best(81.4)
+        display.evaluation(5, [8.6])
+        display.evaluation(10, [90.0])
+    assert [row.split()[-2] for row in output(console).splitlines()[1:]] == ["81.4", "90.0"]
 
 
 def test_best_is_kept_and_nan_is_shown() -> None:
@@ -173,7 +234,7 @@ def test_output_that_is_full_is_told_once(tmp_path: Path, capsys: pytest.Capture
 
 def test_reader_that_leaves_does_not_end_the_program(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom qsm.display import Display\n"
+        "import sys\nfrom pathlib import Path\nfrom qsm.training.display import Display\n"
         "with Display(10, {'agent': 'qsm'}) as display:\n"
         "    for step in range(5000):\n        display.evaluation(step, [1.0])\n"
         "Path(sys.argv[1]).write_text('trained to the end')\n"

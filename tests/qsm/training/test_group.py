@@ -234,7 +234,7 @@ def test_one_that_diverges_is_held_and_the_others_go_on(
     assert train("sac", "probe", runs) == "diverged"
     good = runs[0].path
     assert status(good)["state"] == "finished"
-    assert status(poisoned)["state"] == "failed"
+    assert status(poisoned)["state"] == "diverged"
     assert status(poisoned)["message"].startswith("diverged by step 15: ")  # before it was saved
     assert [row["step"] for row in rows(good / "train.csv")] == [10, 20, 30, 40]
     assert [row["step"] for row in rows(poisoned / "train.csv")] == [10]

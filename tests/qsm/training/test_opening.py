@@ -256,7 +256,7 @@ def test_parameters_that_are_not_finite_are_never_saved(
     monkeypatch.setattr(SAC, "update", poison)
     assert run(tmp_path, seeds=1) == "diverged"
     path = folder(tmp_path, 0)
-    assert status(path)["state"] == "failed"
+    assert status(path)["state"] == "diverged"
     assert f"diverged by step {at}" in status(path)["message"]
     assert "critic_params" in status(path)["message"]
     saved = [int(one.name) for one in (path / "checkpoints").iterdir() if one.name.isdigit()]
@@ -283,6 +283,6 @@ def test_a_simulation_that_fails_always_stops_its_run(tmp_path: Path):
 
     assert run(tmp_path, seeds=1, at_step=at_step) == "diverged"
     path = folder(tmp_path, 0)
-    assert (status(path)["state"], status(path)["step"]) == ("failed", 30)
+    assert (status(path)["state"], status(path)["step"]) == ("diverged", 30)
     assert "the simulation failed at every step" in status(path)["message"]
     assert (path / "diverged_30" / "report.json").exists()

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from envs import dmc, mjx
-from qsm.base.errors import UserError
-from qsm.devices.runtime import processes_asked
 from qsm.options.run import Backend
 from qsm.record.tables import read_csv
 from tests import one_process
@@ -102,33 +100,3 @@ def test_a_mistake_that_one_process_finds_ends_both(tmp_path: Path):
     assert first[0] != 0 and second[0] != 0
     assert "is a file" in first[2].strip().splitlines()[-1]
     assert "process 0 of this run cannot go on; its output says why" in second[2]
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, None),
-        ({"SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell inside a job
-        ({"SLURM_STEP_NUM_TASKS": "4"}, {}),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, {}),
-        (
-            {"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
-            {"coordinator_address": "host:1", "num_processes": 2, "process_id": 1},
-        ),
-    ],
-)
-def test_processes_are_found_in_the_environment(environ: dict[str, str], expected: object):
-    assert processes_asked(environ) == expected
-
-
-@pytest.mark.parametrize(
-    ("environ", "message"),
-    [
-        ({}, "not two whole numbers"),
-        ({"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}, "not two whole numbers"),
-        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "must be from 0 to 1"),
-    ],
-)
-def test_variables_that_lack_one_another_are_told(environ: dict[str, str], message: str):
-    with pytest.raises(UserError, match=message):
-        processes_asked(environ | {"JAX_COORDINATOR_ADDRESS": "host:1"})

@@ -1,0 +1,38 @@
+"""Numbers and lists in the words of a person: `3 h 20 min`, `2:44`, `1.2 GB`, `a, b and 3 more`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def shorten(texts: Sequence[str], number: int = 8, separator: str = ", ") -> str:
+    """The first `number` of `texts`, and how many there are besides: `a, b and 3 more`."""
+    more = f" and {len(texts) - number} more" if len(texts) > number else ""
+    return separator.join(texts[:number]) + more
+
+
+def duration(seconds: float) -> str:
+    """A rough duration: `40 s`, `12 min`, `3 h 20 min` or `4 d 3 h`."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def clock_time(seconds: float) -> str:
+    """A duration to the second: `2:44`, or `1:02:44` from an hour on; `0:00` for less than none."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def byte_size(number: int) -> str:
+    """Bytes to three digits: `1.2 GB`, `340 MB`, `12 kB` or `7 B`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} B"
