@@ -134,8 +134,11 @@ def revise(replay: Replay, index: Index, revision: Revision, present: Any = True
     """
     num_rows = replay.num_rows
     position = jnp.arange(index.row.shape[0])
-    is_same = (index.row[:, None] == index.row) & (index.environment[:, None] == index.environment)
-    is_repeated = (is_same & (position[:, None] < position)).any(axis=1)
+    is_later = position[None, :] > position[:, None]
+    is_same = jnp.ones_like(is_later)
+    for numbers in index:
+        is_same &= numbers[None, :] == numbers[:, None]
+    is_repeated = (is_same & is_later).any(axis=1)
     is_written = present & ~is_repeated
 
     def write(storage: jax.Array, row: jax.Array, values: jax.Array) -> jax.Array:
