@@ -20,7 +20,7 @@ from qsm.checkpoints.checkpoint import Checkpoints, Saved
 from qsm.checkpoints.saver import Saver
 from qsm.data.replay import Rows
 from qsm.devices import processes
-from qsm.learning.learner import BAD_STATE, BAD_UPDATES, FAILURE_RATE, TrainState
+from qsm.learning.learner import FAILURE_RATE, Means, TrainState
 from qsm.learning.loop import Loop
 from qsm.learning.schedule import Counters, Event
 from qsm.record import run_folder
@@ -145,7 +145,7 @@ class Session:
         self._tell()
         if self.is_writer:
             for i in self.going:
-                self.writers[i].write("train", step, means[i] | common)
+                self.writers[i].write("train", step, means[i].values | common)
         return state
 
     def on_checkpoint(self, state: TrainState, counters: Counters) -> None:
@@ -180,7 +180,8 @@ class Session:
         parts = {}
         for i in self.going:
             # On several processes all of them gather, and one writes.
-            there = self.checkpoints[i].rows_saved
+            # Rows that may have changed since they were saved are saved anew.
+            there = None if learner.agent.sampling.revises else self.checkpoints[i].rows_saved
             since = processes.broadcast_from_writer(
                 np.zeros(learner.num_envs, np.uint32) if there is None else there
             )
@@ -218,25 +219,23 @@ class Session:
             self.display.warn("checkpoints are being written again; nothing was lost")
         self._told_problem = problem
 
-    def hold_diverged(self, counters: Counters, state: TrainState, means: Sequence[dict[str, float]]) -> None:
+    def hold_diverged(self, counters: Counters, state: TrainState, means: Sequence[Means]) -> None:
         """Holds the runs whose numbers are no longer finite and says where; the others go on."""
         learner = self.loop.learner
         for i in self.going:
-            bad_updates, bad_state = int(means[i].pop(BAD_UPDATES, 0)), means[i].pop(BAD_STATE, 0)
-            wrong = {name: value for name, value in means[i].items() if not math.isfinite(value)}
-            if not wrong and not bad_updates and not bad_state:
+            values, bad_updates, is_finite = means[i]
+            wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+            if not wrong and not bad_updates and is_finite:
                 continue
             agent, rows = learner.placement.member(state.agent, i), learner.rows_since(state, i, None)
             found = diagnosis.diagnose(counters.step, counters.num_updates, bad_updates, wrong, agent, rows)
             self._hold(i, counters, found, agent, rows, state)
 
-    def _look_at_simulators(
-        self, counters: Counters, state: TrainState, means: Sequence[dict[str, float]]
-    ) -> None:
+    def _look_at_simulators(self, counters: Counters, state: TrainState, means: Sequence[Means]) -> None:
         """Warns of the first failed steps of a run's simulation, and holds a run where every step failed."""
         learner = self.loop.learner
         for i in self.going:
-            rate = means[i].get(FAILURE_RATE, 0.0)
+            rate = means[i].values.get(FAILURE_RATE, 0.0)
             if rate < 1.0:
                 if rate > 0.0 and i not in self._told_failures:
                     self._told_failures.add(i)

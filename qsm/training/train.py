@@ -250,7 +250,7 @@ def _check_counts(member: Member, spec: EnvSpec) -> None:
         raise ValueError(
             f"replay_ratio is {config.replay_ratio}; over {config.steps} steps that is more than 2^31 updates"
         )
-    least = memory.least_capacity(config.num_envs, n_step)
+    least = memory.min_capacity(config.num_envs, n_step)
     if config.replay_capacity < least:
         raise ValueError(
             f"replay_capacity is {config.replay_capacity}; {config.num_envs} environments need {least} or more"
