@@ -20,8 +20,8 @@ import tyro
 from matplotlib.ticker import NullFormatter
 
 matplotlib.use("Agg")
-# Okabe and Ito's palette, told apart by colour-blind readers and in print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+# Okabe and Ito's palette, told apart by color-blind readers and in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,22 +58,22 @@ def main() -> None:
             "no report of scripts/speed.py among the files; make one with: python scripts/speed.py --output FILE"
         )
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
-    for colour, report in zip(COLOURS, reports, strict=False):
+    for color, report in zip(COLORS, reports, strict=False):
         machine = name_of(report)
         for part, style, what in (("seeds", "-", "updates alone"), ("host", "--", "host loop")):
             if rows := rows_of(report, part):
                 rates = [row["updates_per_second"] for row in rows]
                 label = f"{machine}: {what} ({rows[0]['agent']})"
-                left.plot([row["seeds"] for row in rows], rates, f"o{style}", color=colour, label=label)
+                left.plot([row["seeds"] for row in rows], rates, f"o{style}", color=color, label=label)
         alone = [row for row in rows_of(report, "device") if row["seeds"] == 1]
         if alone:
             numbers = [row["num_envs"] for row in alone]
             label = f"{machine}: device loop ({alone[0]['agent']}, replay ratio {alone[0]['replay_ratio']})"
             right.plot(
-                numbers, [row["env_steps_per_second"] for row in alone], "o-", color=colour, label=label
+                numbers, [row["env_steps_per_second"] for row in alone], "o-", color=color, label=label
             )
             idle = [row["env_steps_per_second"] / (row["share_without_updates"] or math.nan) for row in alone]
-            right.plot(numbers, idle, "o:", color=colour, label=f"{machine}: the same without updates")
+            right.plot(numbers, idle, "o:", color=color, label=f"{machine}: the same without updates")
     left.set(title="seeds in one program", xlabel="seeds", ylabel="updates per second, all seeds")
     right.set(title="environments of one seed", xlabel="environments", ylabel="environment steps per second")
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""Environment variables that JAX and MuJoCo read: one that cannot work is told before anything is made.
+"""Environment variables that JAX and MuJoCo read: one that cannot work is refused before anything is made.
 
 JAX and dm_control look at theirs when they are imported, and answer with a traceback; XLA ends the process.
 """
@@ -27,7 +27,7 @@ SWITCHES = (
     "JAX_LOG_COMPILES",
     "JAX_THREEFRY_PARTITIONABLE",
 )
-"""The switches that people set. JAX has a hundred; `load` tells of the others."""
+"""The switches that people set. JAX has a hundred; `load` reports the others as JAX refuses them."""
 PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
 """Of JAX_DEFAULT_MATMUL_PRECISION; its names for single kinds of product are written in capitals (F32_F32_F32)."""
 DISABLED = ("disable", "disabled", "off", "false", "0")
@@ -35,7 +35,7 @@ RENDERERS = ("egl", "osmesa", "glfw", "on", "enable", "enabled", "true", "1", ""
 """What dm_control takes for MUJOCO_GL."""
 DEVICE_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES")
 """Those that decide which devices JAX looks for."""
-PARSE_FLAGS = "from jaxlib import _jax; _jax.CompileOptions()"
+READ_XLA_FLAGS = "from jaxlib import _jax; _jax.CompileOptions()"
 """Program that reads XLA_FLAGS as a training does; takes a tenth of a second."""
 
 
@@ -81,7 +81,7 @@ def load(environ: Mapping[str, str], backend: str = "dm_control") -> None:
       UserError: a variable that cannot work.
     """
     check(environ)
-    if refusal := _refusal_of_flags(environ.get("XLA_FLAGS", "")):
+    if refusal := _why_flags_are_refused(environ.get("XLA_FLAGS", "")):
         raise UserError(refusal)
     try:
         importlib.import_module("jax")
@@ -104,13 +104,13 @@ def load(environ: Mapping[str, str], backend: str = "dm_control") -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _refusal_of_flags(flags: str) -> str:
+def _why_flags_are_refused(flags: str) -> str:
     """Why XLA cannot take XLA_FLAGS; empty where it can, or where that cannot be learned."""
     if not flags:
         return ""
     try:
         environment = os.environ | {"XLA_FLAGS": flags}
-        command = [sys.executable, "-c", PARSE_FLAGS]
+        command = [sys.executable, "-c", READ_XLA_FLAGS]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, errors="replace", timeout=60
         )
@@ -125,10 +125,12 @@ def _refusal_of_flags(flags: str) -> str:
 
 
 def no_device(environ: Mapping[str, str], error: Exception) -> UserError:
-    """One line for devices that JAX does not find."""
-    said = first_line(error).partition(" (set JAX_PLATFORMS")[0].partition(" (you may need")[0].rstrip(". ")
+    """Explains in one line why JAX finds no device."""
+    message = (
+        first_line(error).partition(" (set JAX_PLATFORMS")[0].partition(" (you may need")[0].rstrip(". ")
+    )
     # Of cuda without a GPU, JAX says no more than that an assertion failed.
-    reason = f" ({said})" if said != type(error).__name__ else ""
+    reason = f" ({message})" if message != type(error).__name__ else ""
     given = [f"{name} is {environ[name]!r}" for name in DEVICE_VARIABLES if environ.get(name)]
     if not given:
         return UserError(f"JAX finds no device{reason}. On the CPU, train with JAX_PLATFORMS=cpu")
@@ -140,7 +142,7 @@ def no_device(environ: Mapping[str, str], error: Exception) -> UserError:
 
 
 def idle_accelerators(environ: Mapping[str, str]) -> str | None:
-    """A warning where SLURM gave this node more GPUs than tasks: JAX takes one in each task, and the rest stand idle.
+    """Warns where SLURM gave this node more GPUs than tasks: JAX takes one in each task, and the rest stand idle.
 
     JAX_LOCAL_DEVICE_IDS says otherwise where it is set.
     """

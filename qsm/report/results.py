@@ -13,7 +13,7 @@ import numpy as np
 from agents import AGENTS, Family
 from qsm.base.errors import UserError
 from qsm.base.files import read_json
-from qsm.record.run_folder import find_runs, load_run
+from qsm.record.find import find_runs, load_run
 from qsm.record.status import read_progress
 from qsm.record.tables import read_csv
 from qsm.report.intervals import common_curve
@@ -57,7 +57,7 @@ def gather(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
     """
     found: dict[tuple[str, str, str, int], Result] = {}
     problems = []
-    for path in dict.fromkeys(path.resolve() for folder in folders for path in find_runs(folder)):
+    for path in {path.resolve(): path for folder in folders for path in find_runs(folder)}.values():
         try:
             result = _read(path)
         except UserError as error:

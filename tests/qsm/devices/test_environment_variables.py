@@ -1,4 +1,4 @@
-"""Variables that JAX, XLA and MuJoCo would answer with a traceback are told in one line, before a folder is made."""
+"""Variables that JAX, XLA and MuJoCo would answer with a traceback are refused in one line, before a folder is made."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_training_with_it_is_refused_and_leaves_nothing(
 
 def test_flags_that_xla_knows_are_taken(monkeypatch: pytest.MonkeyPatch):
     environment_variables.load({"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"})
-    monkeypatch.setattr(environment_variables, "PARSE_FLAGS", "import no_such_module")
+    monkeypatch.setattr(environment_variables, "READ_XLA_FLAGS", "import no_such_module")
     environment_variables.load({"XLA_FLAGS": "--xla_dump_to="})  # what cannot be checked is let be
 
 
@@ -182,7 +182,7 @@ def test_flags_that_xla_knows_are_taken(monkeypatch: pytest.MonkeyPatch):
         ),
     ],
 )
-def test_devices_that_are_not_found_are_told(variables: dict[str, str], error: Exception, message: str):
+def test_devices_that_are_not_found_are_explained(variables: dict[str, str], error: Exception, message: str):
     assert str(no_device(variables, error)) == message
 
 
@@ -211,7 +211,7 @@ IDLE = "SLURM gave this node 4 GPUs and {}; {} stand idle. Ask for one task per 
         ({"JAX_PLATFORMS": "cpu"}, None),
     ],
 )
-def test_gpus_that_slurm_gave_in_vain_are_told(changes: dict[str, str | None], expected: str | None):
+def test_gpus_that_slurm_gave_in_vain_are_warned_of(changes: dict[str, str | None], expected: str | None):
     environ = {name: value for name, value in (STEP | changes).items() if value is not None}
     assert idle_accelerators(environ) == expected
 
@@ -219,5 +219,5 @@ def test_gpus_that_slurm_gave_in_vain_are_told(changes: dict[str, str | None], e
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(SLURM), VALUES))
 def test_any_variables_of_slurm(variables: dict[str, str]):
-    told = idle_accelerators(variables)
-    assert told is None or "stand idle" in told
+    warning = idle_accelerators(variables)
+    assert warning is None or "stand idle" in warning

@@ -1,4 +1,4 @@
-"""What `scripts/speed.py` holds speed against: rates of matrix products, operations of an update, cost of replay."""
+"""What speed is compared with: rates of matrix products, operations of an update, cost of replay."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def gflop_per_update(agent: Any, observation_size: int, action_size: int) -> flo
     """As XLA counts it in the compiled update, averaged over two updates in a row.
 
     The count is a constant here, so that a branch not taken (TD3's delay, the spread of diffusion policies) is not
-    counted. 0 where the compiler does not tell.
+    counted. 0 where the compiler does not count.
     """
     batch = agent.sampling.batch_size
     shapes = ((batch, observation_size), (batch, action_size), (batch,), (batch,), (batch, observation_size))

@@ -1,8 +1,7 @@
-"""`scripts/speed.py`: what it writes, and that nothing is lost where a part is missing, fails or takes too long."""
+"""`qsm.speed`: what it writes, and that nothing is lost where a part is missing, fails or takes too long."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -13,9 +12,15 @@ from typing import Any
 import jax
 import pytest
 
+from qsm.speed import cases, limits, starts
+from qsm.speed import measure as measure_file
+from qsm.speed import report as report_file
+from qsm.speed.measure import main
+from qsm.speed.options import parse
+from qsm.speed.report import Report
+from qsm.speed.starts import Start
 from tests.tally_agent import TallyAgent
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 RATES = {
     "float32": {"small": 500.0, "large": 1000.0},
     "tensorfloat32": {"large": 2e3},
@@ -24,27 +29,25 @@ RATES = {
 SMALL = "--agent td3 --agents td3 --hidden-sizes 8 --batch-size 8 --capacity 1000 --blocks 5 --block-seconds 0.001"
 
 
-@pytest.fixture
-def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(SCRIPTS))  # a script finds those beside it
-    monkeypatch.setattr(importlib.import_module("speed_report"), "git_commit", lambda: None)
-    return importlib.import_module("speed")
+@pytest.fixture(autouse=True)
+def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_file, "git_commit", lambda: None)
 
 
 @pytest.fixture
-def measure(speed: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Runs the script with small sizes and more arguments; the report, with the exit status under `status`."""
+def measure(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Measures with small sizes and more arguments; the report, with the exit status under `status`."""
 
     def run(arguments: str, clock: Callable[[], float] = lambda: 0.0) -> dict[str, Any]:
         file = tmp_path / "report.json"
-        status = speed.main([*SMALL.split(), *arguments.split(), "--output", str(file)], clock)
+        status = main([*SMALL.split(), *arguments.split(), "--output", str(file)], clock)
         return json.loads(file.read_text()) | {"status": status}
 
     return run
 
 
 class Clock:
-    """Stands still unless it is told to go on."""
+    """Stands still unless it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,7 +59,7 @@ class Clock:
 class Fake:
     """A case that compiles nothing: S units take S milliseconds."""
 
-    least, most, env_steps_per_unit = 1, 100, 0.0
+    min_units, max_units, env_steps_per_unit = 1, 100, 0.0
     clock = Clock()
     on_start: Callable[[int], None] = staticmethod(lambda seeds: None)
     on_run: Callable[[int, int], None] = staticmethod(lambda seeds, runs: None)
@@ -65,7 +68,7 @@ class Fake:
         self.on_start(num_seeds)
         self.name, self.num_seeds, self.runs = name, num_seeds, 0
         self.updates_per_unit = float(num_seeds)
-        self.start = importlib.import_module("speed_starts").Start(2.0, 1.0, 3)
+        self.start = Start(2.0, 1.0, 3)
 
     def run(self, units: int) -> float:
         self.runs += 1
@@ -80,17 +83,17 @@ class Fake:
 
 
 @pytest.fixture
-def fake(speed: Any, monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
     """Updates that compile nothing, and limits that were measured elsewhere."""
 
     class Case(Fake):
         pass
 
-    monkeypatch.setattr(speed.cases, "LearnCase", Case)
-    monkeypatch.setattr(speed.cases, "BareUpdate", Case)
-    monkeypatch.setattr(speed.limits, "matmul_rates", lambda *arguments: RATES[arguments[-1]])
-    monkeypatch.setattr(speed.cases.Sizes, "import_agent", lambda self: None)
-    monkeypatch.setattr(speed.limits, "replay_milliseconds", lambda *arguments: 0.1)
+    monkeypatch.setattr(cases, "LearnCase", Case)
+    monkeypatch.setattr(cases, "BareUpdate", Case)
+    monkeypatch.setattr(limits, "matmul_rates", lambda *arguments: RATES[arguments[-1]])
+    monkeypatch.setattr(cases.Sizes, "import_agent", lambda self: None)
+    monkeypatch.setattr(limits, "replay_milliseconds", lambda *arguments: 0.1)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
     return Case
 
@@ -109,12 +112,12 @@ def left_out(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_updates_are_measured_in_both_starts(
-    speed: Any, measure: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    measure: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An agent that is compiled in a moment; all that it needs is kept, not only what takes long.
-    monkeypatch.setattr(speed.cases.Sizes, "make_agent", lambda *arguments: TallyAgent(action_size=6))
-    monkeypatch.setattr(importlib.import_module("speed_starts"), "LEAST_COMPILE_SECONDS", 0.0)
-    monkeypatch.setattr(speed, "PRECISIONS", ("float32",))
+    monkeypatch.setattr(cases.Sizes, "make_agent", lambda *arguments: TallyAgent(action_size=6))
+    monkeypatch.setattr(starts, "MIN_COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(measure_file, "PRECISIONS", ("float32",))
     former = settings()
     report = measure("--parts seeds precision --seeds 1")
     assert settings() == former
@@ -136,13 +139,11 @@ def test_updates_are_measured_in_both_starts(
         assert row["programs_from_cache_at_second_start"] > 0
 
 
-def test_the_bytes_of_a_program_are_those_at_its_precision(
-    speed: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speed.cases, "program_bytes", lambda *arguments: settings()[1])
-    monkeypatch.setattr(speed.cases.LearnCase, "_first", lambda self, set_up: None)
-    case = speed.cases.LearnCase("case", speed.parse([]).sizes(), 1, "bfloat16")
-    case.learner = SimpleNamespace(_learn=None, streams=None, active=None)
+def test_the_bytes_of_a_program_are_those_at_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "program_bytes", lambda *arguments: settings()[1])
+    monkeypatch.setattr(cases.LearnCase, "_first", lambda self, set_up: None)
+    case = cases.LearnCase("case", parse([]).sizes(), 1, "bfloat16")
+    case.learner = SimpleNamespace(_learn=None, streams=None, active=None)  # pyright: ignore[reportAttributeAccessIssue]
     assert case.program_bytes() == "bfloat16"
 
 
@@ -162,8 +163,8 @@ def test_what_is_not_installed_is_skipped_and_no_failure(
     assert len(rows(report, "seeds")) == 3
 
 
-def test_a_module_of_ours_that_cannot_be_imported_is_a_failure(speed: Any) -> None:
-    report = speed.Report(None)
+def test_a_module_of_ours_that_cannot_be_imported_is_a_failure() -> None:
+    report = Report(None)
     with report.guarded({"part": "seeds"}):
         raise ImportError("cannot import name 'x' from 'qsm.learning.learner'", name="qsm.learning.learner")
     assert report.failures() == ["seeds"]
@@ -230,20 +231,20 @@ def test_what_no_longer_fits_is_skipped_for_time(
     assert report["part_seconds"] == {"limits": 0, "seeds": 120, "precision": 60, "agents": 0}
 
 
-def test_the_largest_number_of_environments_comes_last(speed: Any) -> None:
-    options = speed.parse([])
-    assert speed.device_cases(options, on_cpu=True) == [(1, 1), (1, 16), (4, 16), (16, 16), (1, 128)]
+def test_the_largest_number_of_environments_comes_last() -> None:
+    options = parse([])
+    assert measure_file.device_cases(options, on_cpu=True) == [(1, 1), (1, 16), (4, 16), (16, 16), (1, 128)]
     there = [(1, 1), (1, 16), (1, 256), (1, 1024), (4, 256), (16, 256), (16, 1024), (1, 4096)]
-    assert speed.device_cases(options, on_cpu=False) == there
-    assert speed.device_cases(speed.parse(["--num-envs", "8", "--seeds", "1", "2"]), False) == [
+    assert measure_file.device_cases(options, on_cpu=False) == there
+    assert measure_file.device_cases(parse(["--num-envs", "8", "--seeds", "1", "2"]), False) == [
         (1, 8),
         (2, 8),
     ]
 
 
-def test_a_process_of_its_own_measures_the_same_sizes(speed: Any) -> None:
+def test_a_process_of_its_own_measures_the_same_sizes() -> None:
     given = "--capacity 500 --hidden-sizes 8 16 --batch-size 4 --agent sac --blocks 2 --minutes 9"
-    options = speed.parse(given.split())
-    child = speed.parse(speed.child_arguments(options, 90.0))
+    options = parse(given.split())
+    child = parse(measure_file.child_arguments(options, 90.0))
     assert child.sizes() == options.sizes()
     assert (child.parts, child.seeds, child.blocks, child.minutes) == (["host"], [1], 2, 1.5)

@@ -18,8 +18,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-LEAST_COMPILE_SECONDS = 0.5
-"""Programs that compile faster are not kept, as in a training (`qsm.devices.runtime.use_cache`)."""
+from qsm.devices.compilation_cache import MIN_COMPILE_SECONDS
 
 
 @dataclasses.dataclass
@@ -47,7 +46,7 @@ def watch_compiler() -> Iterator[Start]:
     found = Start()
 
     def on_duration(event: str, duration_secs: float, **_: Any) -> None:
-        # Of the compiler alone: tracing is told for inner functions too, and would count twice.
+        # Of the compiler alone: tracing is reported for inner functions too, and would count twice.
         if event == "/jax/core/compile/backend_compile_duration":
             found.compile_seconds += duration_secs
 
@@ -105,7 +104,7 @@ def caches() -> Iterator[Caches]:
     with tempfile.TemporaryDirectory() as root:
         made = Caches(Path(root))
         made.use(made.root / "shared")
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_COMPILE_SECONDS)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
         try:
             yield made
         finally:

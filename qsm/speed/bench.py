@@ -1,79 +1,21 @@
-"""What the parts of `scripts/speed.py` share: options, starting cases, timing them in turn, telling their rates."""
+"""What every part does with its cases: it starts them, times them in turn, and records their rates."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import speed_limits as limits  # beside this file
-from speed_cases import Case, Sizes
-from speed_report import Budget, Report
-from speed_starts import Caches
+from qsm.speed import limits
+from qsm.speed.cases import Case
+from qsm.speed.options import Options
+from qsm.speed.report import Budget, Report
+from qsm.speed.starts import Caches
 
-PARTS = ("seeds", "precision", "device", "agents", "host", "processes")
-"""In the order of what they need: a machine without a simulator has the first two."""
-LEAST_ROUNDS = 3
+MIN_ROUNDS = 3
 """Made of every comparison, also where time is running out."""
-
-
-class Options(argparse.Namespace):
-    """What to measure; `parse` says what each is."""
-
-    parts: list[str]
-    agents: list[str]
-    agent: str
-    task: str
-    device_task: str
-    seeds: list[int]
-    num_envs: list[int] | None
-    replay_ratio: str
-    blocks: int
-    block_seconds: float
-    capacity: int
-    hidden_sizes: list[int]
-    batch_size: int
-    minutes: float
-    output: Path | None
-
-    def sizes(self, agent: str | None = None) -> Sizes:
-        """What the cases have in common."""
-        name = agent or self.agent
-        return Sizes(name, self.task, self.capacity, tuple(self.hidden_sizes), self.batch_size)
-
-
-def parse(arguments: Sequence[str] | None, description: str | None = None) -> Options:
-    """Options from `arguments`; from the command line where it is None."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=layout)
-
-    def add(flag: str, default: Any, text: str, kind: Any = str, **more: Any) -> None:
-        if isinstance(default, list):
-            more["nargs"] = "+"
-        parser.add_argument(flag, default=default, type=kind, help=text, **more)
-
-    add("--parts", list(PARTS), "what to measure, in this order", choices=PARTS, metavar="PART")
-    add("--agents", ["qsm", "qsm-clean", "sac", "td3"], "agents of the part `agents`, at their defaults")
-    add("--agent", "qsm", "agent of the other parts, at its defaults")
-    add("--task", "cheetah-run", "task of the host loop; the parts that simulate nothing have its sizes")
-    add("--device-task", "cartpole-swingup", "task of the device loop")
-    add("--seeds", [1, 4, 16], "numbers of seeds S", int)
-    many = "numbers of environments N of the device loop; by default up to 128 on a CPU and 4096 elsewhere"
-    add("--num-envs", None, many, int, nargs="+")
-    add("--replay-ratio", "1/16", "updates per environment step in the device loop")
-    add(
-        "--blocks", 31, "blocks of each case, in turn; many short ones: machines stand still for moments", int
-    )
-    add("--block-seconds", 0.1, "how long a block takes, about", float)
-    add("--capacity", 100_000, "rows of each seed's replay buffer", int)
-    add("--hidden-sizes", [256, 256], "layers of every network", int)
-    add("--batch-size", 256, "transitions in a batch", int)
-    add("--minutes", 20.0, "how long all may take; what does not fit any more is skipped", float)
-    add("--output", None, "JSON file to write, anew after every case", Path)
-    return parser.parse_args(arguments, namespace=Options())
 
 
 @dataclasses.dataclass
@@ -125,10 +67,10 @@ class Bench:
                 case = timed.case
                 case.run(2)
                 pace = case.run(4)
-                timed.units = max(case.least, min(case.most, int(self.options.block_seconds / pace)))
+                timed.units = max(case.min_units, min(case.max_units, int(self.options.block_seconds / pace)))
                 running.append(timed)
         for made in range(self.options.blocks):
-            if made >= LEAST_ROUNDS and self.budget.left() <= 0:
+            if made >= MIN_ROUNDS and self.budget.left() <= 0:
                 break
             for timed in tuple(running):
                 before = len(timed.times)
@@ -138,8 +80,8 @@ class Bench:
                     running.remove(timed)
         return running
 
-    def tell(self, timed: Timed, precision: str = "float32", **more: Any) -> None:
-        """What a case does in a second, summed over its seeds, and what it takes, and `more`."""
+    def record_rates(self, timed: Timed, precision: str = "float32", **more: Any) -> None:
+        """Records what a case does in a second, summed over its seeds, what it takes, and `more`."""
         case, times = timed.case, timed.times
         seconds = statistics.median(times)
         updates = case.updates_per_unit / seconds
@@ -154,8 +96,8 @@ class Bench:
         with self.report.guarded(timed.what | {"field": "gflop_per_second"}):
             gflops = updates * case.gflop_per_update()
             share = gflops / self.matmul[precision] if precision in self.matmul else None
-            told = {"gflop_per_second": gflops or None, "share_of_matmul_rate": share or None}
-            self.report.update(timed.row, told)
+            found = {"gflop_per_second": gflops or None, "share_of_matmul_rate": share or None}
+            self.report.update(timed.row, found)
         with self.report.guarded(timed.what | {"field": "program_bytes"}):
             self.caches.use(timed.folder)
             self.report.update(timed.row, {"program_bytes": case.program_bytes()})

@@ -1,4 +1,4 @@
-"""What `scripts/speed.py` writes and prints, what it had to leave out, and how long it may take."""
+"""What was measured, as it is written and printed; what had to be left out, and how long all may take."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from qsm.base.errors import first_line
 from qsm.base.files import replace_file
 from qsm.record.provenance import git_commit, package_versions, processor
 
-SCRIPTS = ("speed", "speed_bench", "speed_cases", "speed_limits", "speed_report", "speed_starts")
-OURS = ("agents", "envs", "qsm", *SCRIPTS)
+OURS = ("agents", "envs", "qsm")
 
 
 class OutOfTimeError(Exception):
@@ -57,7 +56,7 @@ class Budget:
 class Report:
     """What was measured, printed and written as it comes.
 
-    A row is in the file from a case's start on, and its rates join when they are there. `skipped` tells what was left
+    A row is in the file from a case's start on, and its rates join when they are there. `skipped` lists what was left
     out: `why` is `missing` (a package is not installed), `time`, or `failed`.
     """
 
@@ -83,23 +82,23 @@ class Report:
         }
 
     def add(self, row: dict[str, Any]) -> None:
-        """A case that has started; `update` tells more of it."""
+        """A case that has started; `update` adds to it."""
         self.rows.append(row)
         self.write()
 
     def update(self, row: dict[str, Any], more: dict[str, Any]) -> None:
-        """More of a case that is there."""
+        """Adds to a case that is there."""
         row |= more
         self.write()
 
-    def say(self, line: str) -> None:
-        """A line for a person, at once also where it goes to a file."""
+    def print_line(self, line: str) -> None:
+        """Prints a line, at once also where it goes to a file."""
         print(line, flush=True)
 
     def skip(self, what: dict[str, Any], why: str, reason: str) -> None:
         """Records that `what` (a part, or a case of it) is left out."""
         self.skipped.append(what | {"why": why, "reason": reason})
-        self.say(f"skipped ({why}): {describe(what)}: {reason}")
+        self.print_line(f"skipped ({why}): {describe(what)}: {reason}")
         self.write()
 
     @contextlib.contextmanager
@@ -136,7 +135,7 @@ class Report:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for first, *others in cells:
             rest = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
-            self.say("  ".join([f"{first:<{widths[0]}}", *rest]).rstrip())
+            self.print_line("  ".join([f"{first:<{widths[0]}}", *rest]).rstrip())
 
 
 def describe(what: dict[str, Any]) -> str:

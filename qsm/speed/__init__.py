@@ -1,0 +1,1 @@
+"""How fast training runs: what `scripts/speed.py` and its like measure."""
