@@ -80,7 +80,7 @@ def check_counts(member: Member, backend: Backend) -> None:
         raise ValueError(
             f"replay_ratio is {config.replay_ratio}; over {config.steps} steps that is more than 2^31 updates"
         )
-    smallest = memory.least_capacity(config.num_envs, agent.n_step)
+    smallest = memory.min_capacity(config.num_envs, agent.n_step)
     if config.replay_capacity < smallest:
         raise ValueError(
             f"replay_capacity is {config.replay_capacity}; {config.num_envs} environments need {smallest} or more"

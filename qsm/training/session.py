@@ -136,7 +136,7 @@ class Session:
         self._blocked_seconds = 0.0
         self._show_saving()
         for i, writer in self.writers.items():
-            writer.write("train", at.step, means[i] | common)
+            writer.write("train", at.step, means[i].values | common)
         return state
 
     def on_checkpoint(self, state: TrainState, at: Counters) -> None:
@@ -170,8 +170,9 @@ class Session:
         learner = self.loop.learner
         parts = {}
         for i in self.group.active_runs:
+            # Rows that may have changed since they were saved are saved anew.
+            there = None if learner.agent.sampling.revises else self.group.checkpoints[i].rows_saved
             # On several processes all of them gather, and one writes.
-            there = self.group.checkpoints[i].rows_saved
             since = processes.broadcast_from_writer(
                 np.zeros(learner.num_envs, np.uint32) if there is None else there
             )

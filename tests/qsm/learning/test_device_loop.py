@@ -20,8 +20,10 @@ from envs.api import DeviceState, StepType
 from envs.vector import VectorEnvironment
 from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.data import replay
-from qsm.learning.device_loop import CHUNK, DeviceLoop, DevicePlayer, Pace
-from qsm.learning.learner import FAILURE_RATE, Learner, TrainState
+from qsm.learning.device_evaluate import DevicePlayer
+from qsm.learning.device_loop import CHUNK, DeviceLoop, Pace
+from qsm.learning.learner import Learner
+from qsm.learning.programs import FAILURE_RATE, TrainState
 from qsm.learning.schedule import Counters
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.tables import read_csv
@@ -48,6 +50,7 @@ def options(**changes: Any) -> RunConfig:
         "eval_episodes": 2,
         "log_interval": 15,
         "checkpoint_interval": 45,
+        "random_elapsed": False,
     }
     return RunConfig(**(defaults | changes))
 
@@ -217,7 +220,7 @@ def test_a_failed_simulation_is_counted_and_not_trained_on():
     assert np.isfinite(state.agent.reward_sum).all()
 
 
-def test_a_held_seed_stays_as_it_is_and_the_others_go_on(
+def test_a_frozen_seed_stays_as_it_is_and_the_others_go_on(
     loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
 ):
     try:
@@ -235,33 +238,34 @@ def test_a_held_seed_stays_as_it_is_and_the_others_go_on(
         loop.learner.active[:] = True
 
 
-class Traced(DeviceLoop):
-    """Counts how often its program is traced, and so compiled."""
+class Traced(TallyAgent):
+    """Counts how often gamma is asked for, as an update is traced: no more once the program is compiled."""
 
     traces = 0
 
-    def _advance_all(self, *arguments: Any) -> TrainState:
-        self.traces += 1
-        return super()._advance_all(*arguments)
+    def discount(self, state: Any) -> jax.Array:
+        Traced.traces += 1
+        return super().discount(state)
 
 
 def test_the_program_is_compiled_once():
-    """Across dispatches of any number of ticks, the random start, drained metrics and a seed that is held."""
-    like = make_loop((0, 5))
-    loop = Traced(like.learner, like.environment, options())
+    """Across dispatches of any number of ticks, the random start, drained metrics and a frozen seed."""
+    vector = VectorEnvironment(Counter(), NUM_ENVS)
+    loop = DeviceLoop(Learner(Traced(), vector.spec, (0, 5), 1000, NUM_ENVS), vector, options())
     state, at = loop.tick(loop.begin(), Counters(0, 0), 1)
+    once = Traced.traces
     state, at = loop.tick(state, at, 7)
     state, _ = loop.learner.drain(state)
     before = np.array(state.replay.written)
     loop.learner.active[0] = False
     state, at = loop.tick(state, at, 2)
-    is_held = (np.array(state.replay.written) == before).all(axis=1)
+    is_frozen = (np.array(state.replay.written) == before).all(axis=1)
     loop.learner.active[:] = True
     state, at = loop.tick(state, at, 1)
-    assert loop.traces == 1
+    assert Traced.traces == once > 0
     assert at == Counters(33, 10)
-    # Of 10 updates, 3 were due in the two ticks for which the first seed was held.
-    assert is_held.tolist() == [True, False]
+    # Of 10 updates, 3 were due in the two ticks for which the first seed was frozen.
+    assert is_frozen.tolist() == [True, False]
     assert state.agent.num_updates.tolist() == [10 - 3, 10]
 
 

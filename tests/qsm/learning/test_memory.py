@@ -196,7 +196,7 @@ def test_the_command_accepts_what_it_suggests_and_leaves_nothing_behind_when_it_
 
 def test_the_least_capacity_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mjx, "make_env", lambda task, action_repeat: Counter())
-    least = memory.least_capacity(num_envs=600, n_step=3)
+    least = memory.min_capacity(num_envs=600, n_step=3)
     for capacity, is_refused in ((least - 1, True), (least, False)):
         config = RunConfig(replay_capacity=capacity, num_envs=600, wandb="disabled")
         members = [Member(SACConfig(n_step=3), config, tmp_path / "run", "seed 0")]

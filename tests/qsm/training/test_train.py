@@ -149,7 +149,7 @@ def test_resets_are_stored_and_are_no_environment_steps(learner: Learner):
     np.testing.assert_array_equal(rows["reward"][is_step], 1)
     np.testing.assert_array_equal(rows["discount"][is_step], 1)
     np.testing.assert_array_equal(rows["action"][~is_step], 0)
-    assert state.agent.num_observed.item() == 11  # one each for the start and every step
+    assert state.agent.num_observed.item() == 14  # every row that was stored, resets among them
     assert state.agent.num_updates.item() == 6
     assert state.agent.step_sum.item() == sum(range(6))
 
