@@ -78,9 +78,8 @@ def entropy_bonus(name: str, state: Any, observation: float) -> float:
     agent: Any = learner_of(name).agent
     if not hasattr(state, "log_temperature"):
         return 0.0
-    _, log_prob = jax.jit(agent.policy.sample)(
-        state.actor.params, np.full((4096, 1), observation, np.float32), jax.random.key(0)
-    )
+    observations = np.full((4096, 1), observation, np.float32)
+    _, log_prob = jax.jit(agent.policy.sample)(state.actor.params, observations, jax.random.key(0))
     return float(-jnp.exp(state.log_temperature.params) * log_prob.mean())
 
 
