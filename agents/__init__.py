@@ -43,7 +43,7 @@ AGENTS: dict[str, Entry] = {
         Style("#0072B2", "-", "o"),
     ),
     "qsm-clean": Entry(
-        "agents.qsm",
+        "agents.qsm_clean",
         "CleanQSMConfig",
         "CleanQSM",
         "Q-score matching on the exact score target, gradients at clean actions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from agents.parts.types import Sampling
 
@@ -63,6 +63,8 @@ class AgentConfig:
     """Adam's learning rate for the critics."""
     target_rate: float = 0.005
     """Polyak rate of the target critics, per update."""
+    normalize_observations: bool = False
+    """Bring observations to mean zero and variance one, by running statistics of all that were made."""
 
     limits: ClassVar[Limits] = {
         "batch_size": (1, 2**20),
@@ -94,3 +96,59 @@ class AgentConfig:
             for field in dataclasses.fields(self)
             if isinstance(field.default, float) and field.name not in self.constants
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig(AgentConfig):
+    """Options of every agent whose policy is a diffusion chain."""
+
+    denoising_steps: int = 5
+    """Levels T of the diffusion chain."""
+    schedule: Literal["vp", "cosine", "linear"] = "vp"
+    """Noise schedule of the chain."""
+    beta_min: float = 0.1
+    """Noise rate at the start of the vp schedule."""
+    beta_max: float = 10.0
+    """Noise rate at the end of the vp schedule."""
+    step_variance: Literal["beta", "posterior"] = "beta"
+    """Variance of a reverse step: beta_t, or the smaller posterior variance."""
+    score_learning_rate: float = 3e-4
+    """Adam's learning rate for the score network, before its cosine decay."""
+    score_decay_steps: int = 2_000_000
+    """Updates over which the score network's learning rate decays to zero."""
+    score_layer_norm: bool = False
+    """Layer normalisation after each hidden layer of the score network."""
+    time_embedding_size: int = 64
+    """Size of the learnable Fourier embedding of the noise level (even)."""
+    time_hidden_sizes: tuple[int, ...] = (128, 128)
+    """Widths of the MLP that turns the embedding into a time code."""
+    action_noise: float = 0.1
+    """Std of Gaussian noise added to actions while exploring and in critic targets."""
+    explore_samples: int = 1
+    """Actions sampled while exploring, of which the one with the largest smaller-critic value is taken."""
+    target_samples: int = 1
+    """Actions sampled for a critic target, of which the one with the largest smaller-target-critic value is taken."""
+    eval_samples: int = 1
+    """Actions sampled in evaluation, of which the one with the largest smaller-critic value is taken."""
+
+    constants: ClassVar[tuple[str, ...]] = ("beta_min", "beta_max")  # the schedule is fixed when compiled
+    limits: ClassVar[Limits] = AgentConfig.limits | {
+        "denoising_steps": (1, 1000),
+        "beta_min": (1e-6, 1000),
+        "beta_max": (1e-6, 1000),
+        "score_learning_rate": (0, 10),
+        "score_decay_steps": (1, INFINITY),
+        "time_embedding_size": (2, 2**16),
+        "time_hidden_sizes": (1, 2**16),
+        "action_noise": (0, INFINITY),
+        "explore_samples": (1, 4096),
+        "target_samples": (1, 4096),
+        "eval_samples": (1, 4096),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_embedding_size % 2:
+            raise ValueError(
+                f"time_embedding_size is {self.time_embedding_size}; it must be even (cosines and sines)"
+            )

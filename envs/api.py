@@ -55,6 +55,22 @@ class EnvSpec:
     action_size: int
     episode_steps: int  # control steps (action repeat 1) in an episode that is not cut short
     action_repeat: int
+    # What the simulator itself takes, `[A]`: an environment scales actions from [-1, 1] to it. [-1, 1] by default.
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if the bounds are not `action_size` numbers each, or not in their order."""
+        for name, default in (("action_low", -1.0), ("action_high", 1.0)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, (default,) * self.action_size)
+        bounds = tuple(zip(self.action_low, self.action_high, strict=False))
+        is_whole = len(self.action_low) == len(self.action_high) == self.action_size
+        if not is_whole or any(low >= high for low, high in bounds):
+            raise ValueError(
+                f"the bounds of {self.task}'s {self.action_size} actions are {self.action_low} and "
+                f"{self.action_high}; they must be as many numbers, the first below the second"
+            )
 
 
 class Arrival(NamedTuple):

@@ -9,22 +9,15 @@ from __future__ import annotations
 import logging
 import math
 import operator
-import os
 from collections.abc import Mapping
 
 import numpy as np
 
 from envs import snapshot
 from envs.api import EnvSpec, SimulationError, StepType, TimeStep, time_step
+from envs.headless import control, mujoco, suite
+from envs.observations import flatten
 from envs.tasks import check_task
-
-# dm_control picks its OpenGL backend when it is first imported. Without a display that ends in GLFW, which
-# warns that it cannot work; simulation needs no backend at all.
-if not os.environ.get("DISPLAY"):
-    os.environ.setdefault("MUJOCO_GL", "disable")
-
-from dm_control import mujoco, suite
-from dm_control.rl import control
 
 ENDLESS_EPISODE_STEPS = 1_000
 """Control steps after which a task without a time limit of its own (lqr) is truncated."""
@@ -54,11 +47,6 @@ class _Once(logging.Filter):
 
 
 logging.getLogger("absl").addFilter(_Once())
-
-
-def suite_task_names() -> tuple[str, ...]:
-    """Names of all tasks as the suite itself lists them, `domain-task`; `envs.tasks.task_names` is quicker."""
-    return tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
 
 
 def make_env(task: str, seed: int, action_repeat: int = 1, *, renderable: bool = False) -> DmcEnvironment:
@@ -134,6 +122,8 @@ class DmcEnvironment:
             action_size=actions.shape[0],
             episode_steps=ENDLESS_EPISODE_STEPS if limit == math.inf else math.ceil(limit),
             action_repeat=action_repeat,
+            action_low=tuple(self._low.tolist()),
+            action_high=tuple(self._high.tolist()),
         )
         self._action_shape = actions.shape
         self._steps_left = 0  # control steps to the time limit; 0 also when no episode is under way
@@ -169,7 +159,7 @@ class DmcEnvironment:
             # Of the attempt that succeeds: `restore` repeats that one alone, as a reset leaves nothing of those before.
             self._random_at_reset = self._environment.task.random.get_state(legacy=False)
             try:
-                flat = _flatten(self._environment.reset().observation)
+                flat = flatten(self._environment.reset().observation)
             except control.PhysicsError as error:
                 why = str(error)
                 continue
@@ -221,7 +211,7 @@ class DmcEnvironment:
             if self._steps_left == 0 or repeats_left == 0:
                 break
         last = self._steps_left == 0
-        flat = _flatten(observation)
+        flat = flatten(observation)
         if not (math.isfinite(reward) and np.isfinite(flat).all()):
             self._steps_left = 0
             raise SimulationError(f"{self._spec.task} returned an observation or reward that is not finite.")
@@ -281,8 +271,3 @@ class DmcEnvironment:
         `envs.render` sees to both.
         """
         return self._environment.physics.render(height=height, width=width, camera_id=camera)
-
-
-def _flatten(observation: dict[str, np.ndarray]) -> np.ndarray:
-    # axis=None ravels every entry, scalars too: one fresh array and one cast, in one call.
-    return np.concatenate(tuple(observation.values()), axis=None, dtype=np.float32, casting="same_kind")

@@ -127,7 +127,8 @@ class MjxEnvironment:
         model, config = self._environment.mj_model, self._environment._config
         self._make_data = functools.partial(mjx.make_data, model, impl="jax")
         self._forward = mjx.forward
-        low, high = model.actuator_ctrlrange.T.astype(np.float32)
+        bounds = model.actuator_ctrlrange.T
+        low, high = bounds.astype(np.float32)
         self._center, self._half_range = (high + low) / 2, (high - low) / 2
         # Tasks with a target place it after the kinematics of their reset: the first observation would show
         # the target where the model file has it.
@@ -139,6 +140,8 @@ class MjxEnvironment:
             action_size=model.nu,
             episode_steps=config.episode_length // config.action_repeat,
             action_repeat=action_repeat,
+            action_low=tuple(bounds[0].tolist()),
+            action_high=tuple(bounds[1].tolist()),
         )
 
     @property

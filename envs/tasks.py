@@ -90,9 +90,14 @@ def task_names(backend: str = "dm_control") -> tuple[str, ...]:
         return tuple(MJX_NAMES)
     if importlib.metadata.version("dm_control") == RECORDED_VERSION:
         return RECORDED_NAMES
-    from envs import dmc
+    return suite_task_names()
 
-    return dmc.suite_task_names()
+
+def suite_task_names() -> tuple[str, ...]:
+    """Names of all tasks as dm_control itself lists them, which it takes a second to import."""
+    from envs.headless import suite
+
+    return tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
 
 
 def check_task(task: str, backend: str = "dm_control") -> None:

@@ -30,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from qsm.checkpoints.checkpoint import named_leaves
+from qsm.checkpoints.leaves import named_leaves
 from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS
 from qsm.record.tables import read_csv
@@ -200,7 +200,7 @@ def preempt(run: Training, draw: random.Random) -> int:
 def preempt_twice(run: Training, draw: random.Random) -> int:
     """SIGTERM, and once more before it has saved: it ends at once."""
     wrapper = (
-        "import os, signal\nfrom qsm.session import Session\nsave = Session.save_last\n"
+        "import os, signal\nfrom qsm.training.session import Session\nsave = Session.save_last\n"
         "def ask(self, *rest):\n    if self.step < self.config.steps: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    save(self, *rest)\nSession.save_last = ask"
     )
@@ -273,7 +273,7 @@ def fill_and_free_disk(run: Training, draw: random.Random) -> int:
 def break_wandb(run: Training, draw: random.Random) -> int:
     """wandb raises at every row."""
     wrapper = (
-        "from qsm import wandb_sink\nclass Run:\n    def log(self, *rest, **more): raise OSError('no route')\n"
+        "from qsm.record import wandb_sink\nclass Run:\n    def log(self, *rest, **more): raise OSError('no route')\n"
         "wandb_sink.WandbSink._start = lambda self, run, mode: Run()"
     )
     run.arguments = ["offline" if word == "disabled" else word for word in run.arguments]
@@ -284,7 +284,9 @@ def break_wandb(run: Training, draw: random.Random) -> int:
 
 def break_sink(run: Training, draw: random.Random) -> int:
     """TensorBoard's files cannot be opened."""
-    process = run.start("from qsm import metrics\nmetrics.TensorBoardSink._open = lambda self: 1 / 0")
+    process = run.start(
+        "from qsm.record import tensorboard\ntensorboard.TensorBoardSink._open = lambda self: 1 / 0"
+    )
     assert run.end(process) == 0, run.output
     assert "TensorBoard misses rows" in run.output, run.output
     return 1

@@ -11,6 +11,7 @@ actions. For the loops: `train.csv` and `eval.csv` of small runs, without the co
 from __future__ import annotations
 
 import argparse
+import collections
 import csv
 import hashlib
 import json
@@ -74,8 +75,8 @@ def of_agent(name: str) -> dict[str, str]:
             metrics.setdefault(metric, []).append(np.stack(mean))
     observation = batch(-1 % 1000).observation
     hashes = {f"metric {metric}": digest(*values) for metric, values in sorted(metrics.items())}
-    leaves = sorted(digest(leaf) for leaf in jax.tree.leaves(state))
-    hashes["state"] = hashlib.sha256("".join(leaves).encode()).hexdigest()[:16]
+    for leaf, number in collections.Counter(digest(leaf) for leaf in jax.tree.leaves(state)).items():
+        hashes[f"leaf {leaf}"] = str(number)
     for mode in ("explore", "evaluate"):
         act = jax.jit(agent.act, static_argnames="mode")
         hashes[f"act to {mode}"] = digest(act(state, observation, jax.random.key(7), mode=mode))

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 import agents
 from qsm.options.run import MjxRunConfig, RunConfig
-from qsm.record.run_folder import RunDir, resolved_config
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
 from qsm.record.run_id import RunId
 from qsm.report import intervals
 

@@ -17,7 +17,8 @@ import agents
 from qsm.base.errors import UserError, first_line, nearest
 from qsm.options.parser import Parser
 from qsm.options.run import Backend, MjxRunConfig, RunConfig
-from qsm.record.run_folder import differences, is_run, missing_folders, read_config, resolved_config
+from qsm.record.config_file import differences, is_run, read_config, resolved_config
+from qsm.record.run_folder import missing_folders
 from qsm.record.run_id import RunId, check_name
 from qsm.record.status import read_progress
 

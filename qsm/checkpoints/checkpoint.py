@@ -7,8 +7,6 @@ if it had never stopped. Runs that are trained together are saved apart, in the 
 
 from __future__ import annotations
 
-import io
-import itertools
 import logging
 import os
 import shutil
@@ -17,13 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from agents.parts.types import Mean, Metrics
 from qsm.base.errors import UserError, first_line
-from qsm.base.files import read_json, sha256_of, write_json
+from qsm.base.files import read_json
+from qsm.checkpoints.arrays import pack, unpack
+from qsm.checkpoints.integrity import free_place, is_complete, is_whole, seal
+from qsm.checkpoints.leaves import check_shapes, shapes
+from qsm.checkpoints.orbax_manager import open_manager
 from qsm.data import segments
 from qsm.data.replay import Rows
 from qsm.data.segments import Segment
@@ -33,21 +34,24 @@ from qsm.record.tables import WaitingRow
 
 _LOGGER = logging.getLogger(__name__)
 
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not what orbax warns of wherever a folder is opened to be read, which is what was asked for."""
-    return not str(record.msg).startswith(
-        ("CheckpointManagerOptions.read_only", "Given directory is read only")
-    )
-
-
-logging.getLogger("absl").addFilter(_is_news)
-
 KEPT = 2
 UNREADABLE = (UserError, OSError, ValueError, TypeError, KeyError)
 """What reading a checkpoint raises where it is damaged or of another version."""
-CHECKSUMS = "checksums.json"
-"""File in the folder of a checkpoint, written last: SHA-256 of every other."""
+FORMAT = 2
+"""Of what a checkpoint holds, kept in its `rows`; those of before name none, and have the learned state otherwise."""
+LAST_BEFORE = "5b8e0bd"
+"""Commit of the last version that wrote and reads format 1, of checkpoints and of exported policies."""
+
+
+def other_format(what: str, found: Any, here: int = FORMAT) -> str:
+    """What to do about a file of a run that is of another format than this version reads."""
+    if not isinstance(found, int) or found > here:
+        return f"{what} was written by a newer qsm (format {found}; this one reads {here}); update qsm"
+    return (
+        f"{what} is of an earlier version of qsm (format {found}; this one reads {here}). The run's scores can "
+        "still be read; to play it or go on with it, take the version that wrote it (the commit in the run's "
+        f"provenance.json, or {LAST_BEFORE}), or train it anew with --overwrite"
+    )
 
 
 class Saved(NamedTuple):
@@ -73,38 +77,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
-        # Each process is on its own here: the one that writes the run never waits for the others.
-        process = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
-        )
-        several: dict[str, Any] = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None,  # `prune` is told when the rest of the group has been written too
-            enable_async_checkpointing=False,
-            read_only=read_only,
-            # orbax makes no folder where processes are named.
-            create=jax.process_count() == 1,
-            **several,
-        )
-        if jax.process_count() > 1 and not read_only:
-            folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        handlers = {
-            "agent": ocp.StandardCheckpointHandler(),
-            "sums": ocp.StandardCheckpointHandler(),
-            "environment": ocp.StandardCheckpointHandler(),
-            "counters": ocp.JsonCheckpointHandler(),
-            "rows": ocp.JsonCheckpointHandler(),
-        }
-        try:
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be used for checkpoints: {error.strerror or error}. Restore the drive it lies on, or "
-                "move away what is there in its place"
-            ) from error
-
+        self._manager = open_manager(folder, read_only)
         self._rows = folder.parent / "replay"
         self._segments: list[Segment] = []  # of the newest checkpoint
         self.latest_step: int | None = None
@@ -122,11 +96,13 @@ class Checkpoints:
         """Moves checkpoints that are not as they were written out of the way, into the folder of the run.
 
         Raises:
-          UserError: some were written to their end, and none of those is whole: the run would begin anew.
+          UserError: some were written to their end, and none of those is whole: the run would begin anew; or another
+            version of qsm wrote them.
         """
+        self.check_format()
         steps = self.steps()
         damaged = {step: what for step in steps if (what := self._damage(step)) is not None}
-        complete = [step for step in steps if (self._folder / str(step) / CHECKSUMS).exists()]
+        complete = [step for step in steps if is_complete(self._folder / str(step))]
         # One alone that has no checksums is a first one, of a run that was killed while it was written.
         if set(steps) <= set(damaged) and (complete or len(steps) > 1):
             raise UserError(
@@ -134,7 +110,7 @@ class Checkpoints:
                 "Restore one from a copy, or begin anew with --overwrite"
             )
         for step, what in damaged.items():
-            place = _free(self._folder.parent / f"damaged_checkpoint_{step}")
+            place = free_place(self._folder.parent / f"damaged_checkpoint_{step}")
             warn(
                 f"the checkpoint of step {step:,} is damaged or was not written to its end ({what}); it is kept as "
                 f"{place}, and "
@@ -144,6 +120,16 @@ class Checkpoints:
         if damaged:
             self._manager.reload()
             self._look()
+
+    def check_format(self) -> None:
+        """Raises UserError where a checkpoint is of another format than this version of qsm reads."""
+        for step in self.steps():
+            try:
+                found = self._rows_of(step).get("format", 1)
+            except UNREADABLE:
+                continue  # damaged, which is found out elsewhere
+            if found != FORMAT:
+                raise UserError(other_format(f"the checkpoint {self._folder / str(step)}", found))
 
     def go_back_to(self, step: int) -> None:
         """Removes the checkpoints after `step`: the run goes on from there and makes them again."""
@@ -186,16 +172,20 @@ class Checkpoints:
                 named = segments.still_there(named, np.array(named[-1].stop), capacity)
             items = ocp.args.Composite(
                 agent=ocp.args.StandardSave(saved.agent),
-                sums=ocp.args.StandardSave({"arrays": _pack(metrics)}),
-                environment=ocp.args.StandardSave({"arrays": _pack(saved.environment)}),
+                sums=ocp.args.StandardSave({"arrays": pack(metrics)}),
+                environment=ocp.args.StandardSave({"arrays": pack(saved.environment)}),
                 counters=ocp.args.JsonSave(counters._asdict()),
                 rows=ocp.args.JsonSave(
-                    {"segments": [segment.as_json() for segment in named], "waiting": dict(saved.waiting)}
+                    {
+                        "format": FORMAT,
+                        "segments": [segment.as_json() for segment in named],
+                        "waiting": dict(saved.waiting),
+                    }
                 ),
             )
             self._manager.save(step, args=items)
             folder = self._folder / str(step)
-            write_json(folder / CHECKSUMS, _checksums(folder))
+            seal(folder)
         except BaseException:
             self.drop(step)
             raise
@@ -224,7 +214,10 @@ class Checkpoints:
 
     def _rows_of(self, step: int) -> dict[str, Any]:
         """What a checkpoint names of the rows of the replay buffer, and holds of those of metrics."""
-        return read_json(self._folder / str(step) / "rows" / "metadata")
+        rows = read_json(self._folder / str(step) / "rows" / "metadata")
+        if not isinstance(rows, dict):
+            raise ValueError("rows are not named")
+        return rows
 
     def _damage(self, step: int) -> str | None:
         """What of a checkpoint is not as it was written, its rows included; None where it is whole."""
@@ -249,7 +242,7 @@ class Checkpoints:
         template = learner.agent_template()
         try:
             # Asked before reading, for orbax would tell of a misfit in pages of warnings.
-            _check_shapes(_shapes(self._manager.item_metadata(step)["agent"]), _shapes(template))
+            check_shapes(shapes(self._manager.item_metadata(step)["agent"]), shapes(template))
             items = self._manager.restore(
                 step, args=ocp.args.Composite(agent=ocp.args.StandardRestore(template))
             )
@@ -280,8 +273,8 @@ class Checkpoints:
                 f"the checkpoint {self._folder / str(step)} cannot be gone on from: "
                 f"{first_line(error)}. It can still be played with: qsm eval"
             ) from error
-        metrics = {name: Mean(*both) for name, both in _unpack(np.asarray(found["sums"]["arrays"])).items()}
-        environment = _unpack(np.asarray(found["environment"]["arrays"]))
+        metrics = {name: Mean(*both) for name, both in unpack(np.asarray(found["sums"]["arrays"])).items()}
+        environment = unpack(np.asarray(found["environment"]["arrays"]))
         return Saved(agent_state, rows, metrics, environment, waiting), Counters(**found["counters"])
 
     def __enter__(self) -> Checkpoints:
@@ -291,63 +284,6 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._manager.close()
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint is as it was written, to the bit."""
-    try:
-        return read_json(folder / CHECKSUMS) == _checksums(folder)
-    except (UserError, OSError):
-        return False
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files below `folder`, by their names."""
-    sums = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / CHECKSUMS:
-            sums[str(path.relative_to(folder))] = sha256_of(path)
-    return sums
-
-
-def _free(path: Path) -> Path:
-    """`path`, or with a number after it where that exists."""
-    for number in itertools.count(2):
-        if not path.exists():
-            return path
-        path = path.with_name(f"{path.name.partition('+')[0]}+{number}")
-    raise AssertionError
-
-
-def _pack(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Arrays of any type as bytes `[B]`: orbax would hand float64 back as float32."""
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-    return np.frombuffer(file.getvalue(), np.uint8)
-
-
-def _unpack(data: np.ndarray) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of `tree`, by their dotted paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of each leaf, by its path."""
-    return {name: leaf.shape for name, leaf in named_leaves(tree).items()}
-
-
-def _check_shapes(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]) -> None:
-    """Raises ValueError, naming the first leaf that differs."""
-    for name in (*here, *there):
-        if there.get(name) != here.get(name):
-            saved, built = there.get(name, "absent"), here.get(name, "absent")
-            raise ValueError(f"{name} is {saved} there and {built} in this agent")
 
 
 def restore_agent(
@@ -368,6 +304,7 @@ def restore_agent(
         for step in reversed(steps):
             # Whoever trains there may be removing or writing one meanwhile.
             if is_whole(folder / str(step)):
+                checkpoints.check_format()
                 return checkpoints.restore_agent(learner, step), step
             warn(
                 f"the checkpoint {folder / str(step)} is damaged or not complete; the one before it is taken"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from qsm.base.errors import first_line
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
+from qsm.checkpoints.orbax_manager import collected_errors
 from qsm.learning.schedule import Counters
 
 
@@ -56,11 +55,11 @@ class Saver:
 
     def _write(self, parts: Mapping[int, Saved], counters: Counters) -> None:
         began = time.perf_counter()
-        with _orbax_kept_apart() as said:
+        with collected_errors() as errors:
             try:
                 self._save_all(parts, counters)
             except Exception as error:  # whatever orbax makes of a full disk: the training is worth more
-                self.details = "\n".join(said)
+                self.details = "\n".join(errors)
                 self.problem = first_line(error)
                 return
         self.problem = None
@@ -80,23 +79,3 @@ class Saver:
             raise
         for checkpoints in done:
             checkpoints.prune()
-
-
-@contextlib.contextmanager
-def _orbax_kept_apart() -> Iterator[list[str]]:
-    """Collects the errors that orbax logs; its threads would print pages of them, and then raise the same error."""
-    said: list[str] = []
-    formatter = logging.Formatter()
-
-    def keep(record: logging.LogRecord) -> bool:
-        if record.levelno < logging.ERROR or "orbax" not in record.pathname:
-            return True
-        said.append(formatter.format(record))
-        return False
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(keep)
-    try:
-        yield said
-    finally:
-        logger.removeFilter(keep)

@@ -60,6 +60,8 @@ class RunConfig:
         "log_interval": (1, INFINITY),
         "checkpoint_interval": (1, INFINITY),
     }
+    former: ClassVar[dict[str, bool | int | float | str]] = {}
+    """What options meant before they were there, where that is not their default: for the runs of former versions."""
 
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
@@ -104,6 +106,11 @@ class MjxRunConfig(RunConfig):
     """Environment steps between rows of training metrics."""
     checkpoint_interval: int = 250_000
     """Environment steps between checkpoints; one more is made at the end."""
+
+
+def run_config_class(backend: str) -> type[RunConfig]:
+    """The class of a run's options on `backend`."""
+    return MjxRunConfig if backend == "mjx" else RunConfig
 
 
 @dataclasses.dataclass(frozen=True)

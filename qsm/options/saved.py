@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import agents
+from envs.tasks import BACKENDS, check_task
 from qsm.base.errors import nearest
 from qsm.options.parser import LARGEST, kind_of
-from qsm.options.run import RunConfig
+from qsm.options.run import RunConfig, run_config_class
+
+
+def check_saved(config: Mapping[str, Any]) -> None:
+    """Raises ValueError where this version of qsm can neither go on with a run of `config` nor play it."""
+    backend = config["backend"]
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; backends are: {', '.join(BACKENDS)}")
+    check_task(config["task"], backend)
+    agent_options(config["agent"], config["agent_config"])
+    check_run_options(config["run_config"])
+
+
+def with_former_options(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with the options that it lacks: those that came after the version that wrote it.
+
+    They are at the values that mean what that version did: a class names in `former` where that is not its default.
+    Options of agents that are unknown here are let be.
+    """
+    classes: dict[str, type] = {"run_config": run_config_class(config["backend"])}
+    if config["agent"] in agents.AGENTS:
+        classes["agent_config"] = agents.config_class(config["agent"])
+    return config | {place: _former(kind) | config[place] for place, kind in classes.items()}
+
+
+def _former(config_class: type) -> dict[str, Any]:
+    """The options of `config_class`, in their order, as a run had them before it could say so."""
+    defaults = json.loads(json.dumps(dataclasses.asdict(config_class())))
+    return defaults | getattr(config_class, "former", {})
 
 
 def agent_options(agent: str, values: Mapping[str, Any]) -> Any:
@@ -28,7 +58,7 @@ def agent_options(agent: str, values: Mapping[str, Any]) -> Any:
         if name not in names:
             raise ValueError(f"agent_config.{name} is no option of {agent}.{nearest(name, names)}")
     try:
-        return agents.config_from_dict(agent, dict(values))
+        return agents.config_from_dict(agent, _former(config_class) | dict(values))
     except ValueError as error:
         raise ValueError(f"agent_config.{error}") from error
 

@@ -19,7 +19,8 @@ from qsm.learning.evaluate import Evaluation, episode_seed, evaluate
 from qsm.learning.learner import Learner
 from qsm.options import saved
 from qsm.options.run import Backend
-from qsm.record.run_folder import RunDir, load_run
+from qsm.record.find import load_run
+from qsm.record.run_folder import RunDir
 
 
 def play(

@@ -6,15 +6,12 @@ import functools
 import io
 import json
 import os
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import jax
 import numpy as np
-from jax.extend.core import Var
 
 import agents
 from agents.api import Agent
@@ -22,18 +19,16 @@ from envs.api import EnvSpec
 from qsm.base.errors import UserError, first_line
 from qsm.base.files import replace_file
 from qsm.checkpoints import checkpoint
+from qsm.checkpoints.arrays import DAMAGED_ARCHIVE
+from qsm.checkpoints.leaves import acting_leaves, filled, named_leaves
 from qsm.learning.learner import Learner
 from qsm.options.saved import agent_options, check_run_options
-from qsm.record.run_folder import RunDir, load_run
+from qsm.record.find import load_run
+from qsm.record.run_folder import RunDir
 
-FORMAT = 1
-"""Version of the file; a reader refuses a larger number."""
+FORMAT = 2
+"""Version of the file; a reader refuses any other. Format 1 named parameters by their position."""
 DESCRIPTION = "description"
-DAMAGE = (
-    *(ValueError, KeyError, TypeError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
-"""What reading a damaged archive may raise."""
 LARGEST_SIZE = 2**20
 """Of observations and actions: a larger one is a damaged number, and would fill the memory before that is noticed."""
 
@@ -111,8 +106,8 @@ def export(run_dir: Path, output: Path | None = None) -> tuple[Path, int]:
     spec, agent = _built(run)
     state, step = checkpoint.restore_agent(run.checkpoints, Learner(agent, spec, 0, capacity=1))
     config = run.config
-    needed = _needed(agent, state, spec)
-    arrays = {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state)) if needed[i]}
+    leaves = named_leaves(state)
+    arrays = {name: np.asarray(leaves[name]) for name in acting_leaves(agent, state, spec.observation_size)}
     description = Description(
         FORMAT,
         config["agent"],
@@ -160,7 +155,7 @@ def _is_policy(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return f"{DESCRIPTION}.npy" in archive.namelist()
-    except (OSError, *DAMAGE):
+    except (OSError, *DAMAGED_ARCHIVE):
         return False
 
 
@@ -179,7 +174,7 @@ def load_policy(path: str | Path, seed: int = 0) -> Policy:
             raise ValueError("arrays are missing")
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except DAMAGE as error:
+    except DAMAGED_ARCHIVE as error:
         raise UserError(f"{path} is no policy, or is damaged; write it anew with: qsm export RUN") from error
     try:
         options = agent_options(description.agent, description.agent_config)
@@ -187,13 +182,15 @@ def load_policy(path: str | Path, seed: int = 0) -> Policy:
             description.agent, options, description.observation_size, description.action_size
         )
         template = jax.eval_shape(lambda: agent.init(jax.random.key(0)))
-        leaves, structure = jax.tree.flatten(template)
-        filled = [_leaf(arrays.get(f"{i:04}"), leaf) for i, leaf in enumerate(leaves)]
+        state = filled(template, arrays)
+        for name in acting_leaves(agent, state, description.observation_size):
+            if name not in arrays:
+                raise ValueError(f"{name} is absent there")
     except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
         raise UserError(
             f"{path} does not fit this version of {description.agent}: {first_line(error)}"
         ) from error
-    return Policy(description, agent, jax.tree.unflatten(structure, filled), seed)
+    return Policy(description, agent, state, seed)
 
 
 def _description(path: str | Path, values: Any) -> Description:
@@ -204,6 +201,12 @@ def _description(path: str | Path, values: Any) -> Description:
     if found > FORMAT:
         raise UserError(
             f"{path} was written by a newer qsm (format {found}; this one reads {FORMAT}); update qsm."
+        )
+    if found < FORMAT:
+        raise UserError(
+            f"{path} was written by an earlier qsm (format {found}; this one reads {FORMAT}); export it anew with: "
+            "qsm export RUN. Where the run is of that version too, load it with the version that wrote it (the commit "
+            f"in the run's provenance.json, or {checkpoint.LAST_BEFORE})"
         )
     description = Description(**values)
     for name, kind in get_type_hints(Description).items():
@@ -218,15 +221,6 @@ def _description(path: str | Path, values: Any) -> Description:
     if not all(isinstance(name, str) for name in description.leaves):
         raise ValueError("leaves are no names")
     return description
-
-
-def _leaf(found: np.ndarray | None, template: Any) -> np.ndarray:
-    """What was saved; acting reads nothing of what was not."""
-    if found is None:
-        return np.zeros(template.shape, template.dtype)
-    if found.shape != template.shape or found.dtype != template.dtype:
-        raise ValueError(f"a parameter is {found.shape} there and {template.shape} here")
-    return found
 
 
 def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
@@ -247,16 +241,3 @@ def _built(run: RunDir) -> tuple[EnvSpec, Agent]:
         return spec, agents.build(config["agent"], options, spec.observation_size, spec.action_size)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{run.path}: {error}") from error
-
-
-def _needed(agent: Agent, state: Any, spec: EnvSpec) -> list[bool]:
-    """Which leaves of the learned state acting reads."""
-    observation = np.zeros((1, spec.observation_size), np.float32)
-    program = jax.make_jaxpr(functools.partial(_act, agent))(
-        state, observation, jax.random.key(0), np.uint32(0)
-    ).jaxpr
-    read = {
-        variable for equation in program.eqns for variable in equation.invars if isinstance(variable, Var)
-    }
-    read |= {variable for variable in program.outvars if isinstance(variable, Var)}
-    return [variable in read for variable in program.invars[: len(jax.tree.leaves(state))]]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from envs.tasks import BACKENDS, check_task
 from qsm.base.errors import UserError, printable
-from qsm.options.saved import agent_options, check_run_options
-from qsm.record.run_folder import RunDir, find_runs, load_run
+from qsm.options.saved import check_saved
+from qsm.record.find import find_runs, load_run
 from qsm.record.status import read_progress, read_status
 
 
@@ -46,7 +46,7 @@ def _row(path: Path) -> Row:
         run_id.backend,
         "" if progress.state == "not begun" else _share(progress.step, run.config["run_config"].get("steps")),
         "" if last is None else f"{last:.1f}",
-        progress.describe() + _fault(run),
+        progress.describe() + _fault(run.config),
         str(path),
     )
 
@@ -57,15 +57,10 @@ def _share(step: int, steps: Any) -> str:
     return f"{step:,} of {steps:,} ({min(step / steps, 1):.0%})"
 
 
-def _fault(run: RunDir) -> str:
-    """`; why` where this version of qsm can neither go on with the run nor play it; empty where it can."""
-    config = run.config
+def _fault(config: Mapping[str, Any]) -> str:
+    """`; why` where this version of qsm can do nothing with a run of `config`; empty where it can."""
     try:
-        if config["backend"] not in BACKENDS:
-            raise ValueError(f"unknown backend {config['backend']!r}")
-        check_task(config["task"], config["backend"])
-        agent_options(config["agent"], config["agent_config"])
-        check_run_options(config["run_config"])
+        check_saved(config)
     except ValueError as error:
         return "; " + " ".join(str(error).split())
     return ""

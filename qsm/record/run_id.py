@@ -42,15 +42,22 @@ def run_id_at(path: Path, config: Mapping[str, Any]) -> RunId:
 
     The name of a variant stands in the folder's path only; a folder chosen with `--run-dir` has none.
     """
-    agent, at, name = path.absolute().parent.name.partition("@")
+    # A link may be called otherwise than the run that it leads to.
+    names = [_variant(folder, config["agent"]) for folder in (path.absolute(), path.resolve())]
     seed = config["run_config"].get("seed", 0)
     return RunId(
         config["backend"],
         config["task"],
         config["agent"],
-        name if at and name and agent == config["agent"] else None,
+        names[0] or names[1],
         seed if isinstance(seed, int) else 0,
     )
+
+
+def _variant(folder: Path, agent: str) -> str | None:
+    """`NAME` of a `folder` in one called AGENT@NAME."""
+    found, _, name = folder.parent.name.partition("@")
+    return name or None if found == agent else None
 
 
 def check_name(name: str | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qsm.base.errors import UserError, first_line
 from qsm.record import lock
-from qsm.record.run_folder import find_runs
+from qsm.record.find import find_runs
 
 AT_A_TIME = 4
 """Runs that wandb uploads side by side."""

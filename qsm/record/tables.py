@@ -12,7 +12,7 @@ import io
 import numbers
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qsm.base.errors import UserError
@@ -22,6 +22,8 @@ Warn = Callable[[str], None]
 WaitingRow = tuple[int, dict[str, float]]
 """Step and values of a row that has not been written yet."""
 
+EPISODE_COLUMN = re.compile(r"return_\d+")
+"""Returns of single episodes: in `eval.csv` only, for as curves they would drown the others."""
 PENDING_ROWS = 10_000
 """Rows kept in memory while a file cannot be written; beyond these the oldest are lost."""
 
@@ -34,6 +36,20 @@ class Table:
     rows: list[list[str]]
     torn: bool
     """True where the last line was cut off, as by a kill in the middle of a write; it is left out."""
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of metrics in the order of their columns, which is the same whatever was logged first.
+
+    `step`, those of the loop, the agent's by name, and the returns of single episodes at the end.
+    """
+
+    def place(name: str) -> tuple[bool, bool, bool, list[tuple[str, int]]]:
+        # Numbers within a name by their size: return_2 before return_10.
+        parts = [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+        return name != "step", EPISODE_COLUMN.fullmatch(name) is not None, not name.startswith("loop/"), parts
+
+    return sorted(set(names), key=place)
 
 
 def read_table(path: Path) -> Table:
@@ -62,6 +78,12 @@ def read_table(path: Path) -> Table:
     return Table(columns, lines[1:], torn=bool(tail))
 
 
+def rearranged(table: Table, columns: Sequence[str]) -> list[list[str]]:
+    """The rows of `table` with the cells of `columns`; those that it lacks are empty."""
+    places = {name: place for place, name in enumerate(table.columns)}
+    return [[row[places[name]] if name in places else "" for name in columns] for row in table.rows]
+
+
 def read_csv(path: str | Path) -> list[dict[str, float]]:
     """The rows of `train.csv` or `eval.csv`, by column; a metric that a row lacks is no key of it.
 
@@ -87,7 +109,7 @@ def format_cell(value: float | None) -> str:
 
 
 class CsvSink:
-    """One CSV file that grows by a row at a time, and by columns when a metric first appears.
+    """One CSV file that grows by a row at a time, and by columns, each in its place, when a metric first appears.
 
     While the file cannot be written its rows wait in memory; one line warns of it, one tells of the recovery.
 
@@ -112,9 +134,10 @@ class CsvSink:
         if not path.exists():
             return
         table = read_table(path)
-        self._columns = table.columns
+        self._columns = in_order(table.columns)
         self.found_step = max((int(row[0]) for row in table.rows), default=-1)
-        kept = [row for row in table.rows if keep_until is not None and int(row[0]) <= keep_until]
+        rows = rearranged(table, self._columns)
+        kept = [row for row in rows if keep_until is not None and int(row[0]) <= keep_until]
         self.last_step = max((int(row[0]) for row in kept), default=-1)
         try:
             self._rewrite(kept)
@@ -171,25 +194,21 @@ class CsvSink:
         self._lost = 0
 
     def _write_pending(self, rewrite: bool) -> None:
-        names = (name for _, values in self._pending for name in values)
-        columns = list(dict.fromkeys([*self._columns, *names]))
-        rows = [
-            [str(step), *(format_cell(values.get(name)) for name in columns[1:])]
-            for step, values in self._pending
-        ]
+        columns = in_order([*self._columns, *(name for _, values in self._pending for name in values)])
         rewrite = rewrite or self._failing or columns != self._columns
         if rewrite or not self.path.exists() or self.path.stat().st_size < self._size:
             former = read_table(self.path) if self.path.exists() else Table(["step"], [], False)
+            columns = in_order([*columns, *former.columns])
+            rows = self._pending_rows(columns)
             steps = {row[0] for row in rows}
-            padding = [""] * (len(columns) - len(former.columns))
             former_columns, self._columns = self._columns, columns
             try:
-                self._rewrite([row + padding for row in former.rows if row[0] not in steps] + rows)
+                self._rewrite([row for row in rearranged(former, columns) if row[0] not in steps] + rows)
             except OSError:
                 self._columns = former_columns
                 raise
         else:
-            data = _encode(rows)
+            data = _encode(self._pending_rows(columns))
             with open(self.path, "r+b") as file:
                 # A write that failed half way, on a full disk, may have left part of a row behind.
                 file.truncate(self._size)
@@ -197,6 +216,12 @@ class CsvSink:
                 file.write(data)
             self._size += len(data)
         self._pending.clear()
+
+    def _pending_rows(self, columns: Sequence[str]) -> list[list[str]]:
+        return [
+            [str(step), *(format_cell(values.get(name)) for name in columns[1:])]
+            for step, values in self._pending
+        ]
 
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
         data = _encode([self._columns, *rows])

@@ -14,6 +14,7 @@ from agents import AGENTS, Family
 from qsm.base.errors import UserError
 from qsm.base.files import read_json
 from qsm.base.text import count
+from qsm.record.find import find_runs, load_run
 from qsm.record.run_folder import find_runs, load_run
 from qsm.record.status import read_progress
 from qsm.record.tables import read_csv
@@ -58,7 +59,7 @@ def gather(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
     """
     found: dict[tuple[str, str, str, int], Result] = {}
     problems = []
-    for path in dict.fromkeys(path.resolve() for folder in folders for path in find_runs(folder)):
+    for path in {path.resolve(): path for folder in folders for path in find_runs(folder)}.values():
         try:
             result = _read(path)
         except UserError as error:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import agents
 from qsm.base.text import shorten
 from qsm.options.run import MjxRunConfig, RunConfig
-from qsm.record.run_folder import flatten
+from qsm.record.config_file import flatten
 from qsm.report.results import Comparison, Result
 
 SHARED = (

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qsm.base.files import replace_file, write_json
-from qsm.checkpoints.checkpoint import named_leaves
+from qsm.checkpoints.leaves import named_leaves
 from qsm.data.replay import ROW_FIELDS, Rows
 
 ROWS_NAMED = 100

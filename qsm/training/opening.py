@@ -13,6 +13,7 @@ from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.options.run import LaunchOptions
 from qsm.record import lock, run_folder
+from qsm.record.config_file import is_run, resolved_config
 from qsm.record.run_folder import RunDir
 from qsm.training.group import Member, common_step
 
@@ -45,7 +46,7 @@ def open_runs(
       UserError: a folder that cannot take its run, or is in use.
     """
     configs = [_resolved(member, agent, task, launch) for member in members]
-    replaced = [launch.overwrite and run_folder.is_run(member.path) for member in members]
+    replaced = [launch.overwrite and is_run(member.path) for member in members]
     with _nothing_left_behind() as created:
         for member, config, is_replaced in zip(members, configs, replaced, strict=True):
             found = None
@@ -73,7 +74,7 @@ def open_runs(
 
 
 def _resolved(member: Member, agent: str, task: str, launch: LaunchOptions) -> dict:
-    return run_folder.resolved_config(agent, task, launch.backend, member.agent_config, member.config)
+    return resolved_config(agent, task, launch.backend, member.agent_config, member.config)
 
 
 @contextmanager

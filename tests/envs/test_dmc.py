@@ -58,7 +58,7 @@ def play_out(environment: dmc.DmcEnvironment, action: np.ndarray) -> list[TimeSt
 
 
 def test_task_names_are_the_suite_s():
-    assert TASKS == RECORDED_NAMES == dmc.suite_task_names()
+    assert TASKS == RECORDED_NAMES == tasks.suite_task_names()
     assert len(TASKS) == len(set(TASKS)) == len(suite.ALL_TASKS)
     assert {"ball_in_cup-catch", "cartpole-swingup_sparse", "quadruped-escape", "lqr-lqr_2_1"} <= set(TASKS)
 
@@ -103,6 +103,7 @@ def test_actions_span_the_bounds(task: str):
     limited = environment.physics.model.actuator_ctrllimited.astype(bool)
     low, high = environment.physics.model.actuator_ctrlrange.T
     low, high = np.where(limited, low, -1), np.where(limited, high, 1)
+    assert environment.spec.action_low == tuple(low) and environment.spec.action_high == tuple(high)
     assert limited.all() != task.startswith("lqr")
     environment.reset()
     for value, expected in ((1, high), (-1, low), (7, high), (-7, low), (0, (low + high) / 2)):

@@ -8,7 +8,8 @@ import pytest
 
 from agents.config import AgentConfig
 from qsm.options.run import RunConfig
-from qsm.record.run_folder import RunDir, resolved_config
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
 
 
 @pytest.fixture

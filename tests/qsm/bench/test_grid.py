@@ -22,7 +22,8 @@ from qsm.bench.fill import GridView, fill
 from qsm.bench.grid import AgentSpec, Cell, Grid, Job, Progress, parse_agent, progress_of
 from qsm.bench.suites import SUITES, tasks_of
 from qsm.command import cli
-from qsm.record.run_folder import RunDir, resolved_config
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
 
 STEPS = 1000
 OPTIONS = ("--random-steps=100",)
@@ -599,9 +600,7 @@ def test_a_dry_run_lists_the_grid_and_touches_nothing(
 
 
 def test_a_new_grid_looks_for_no_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "qsm.record.run_folder.find_runs", lambda *_: pytest.fail("folders are searched for each cell")
-    )
+    monkeypatch.setattr("qsm.record.find_runs", lambda *_: pytest.fail("folders are searched for each cell"))
     assert fill(grid(tmp_path, 2), LocalEngine(1), Console(file=io.StringIO()), dry_run=True) == 0
 
 

@@ -14,7 +14,8 @@ import pytest
 import agents
 from envs.api import EnvSpec, StepType
 from qsm.base.errors import UserError
-from qsm.checkpoints import checkpoint
+from qsm.base.files import read_json, write_json
+from qsm.checkpoints import checkpoint, integrity
 from qsm.checkpoints.checkpoint import KEPT, Checkpoints, Saved
 from qsm.learning.learner import Learner, TrainState
 from qsm.learning.schedule import Counters
@@ -199,10 +200,10 @@ def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[Path], object], t
     files = sorted(path for path in (folder / "24").rglob("*") if path.is_file() and path.stat().st_size)
     assert len(files) > 10
     for path in files:
-        assert checkpoint.is_whole(folder / "24")
+        assert integrity.is_whole(folder / "24")
         before = path.read_bytes()
         damage(path)
-        assert not checkpoint.is_whole(folder / "24"), path
+        assert not integrity.is_whole(folder / "24"), path
         path.write_bytes(before)
 
     damage(max(files, key=lambda path: path.stat().st_size))
@@ -217,7 +218,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[Path], object], t
     (warning,) = told
     assert f"it is kept as {tmp_path / 'damaged_checkpoint_24'}" in warning
     assert (tmp_path / "damaged_checkpoint_24" / "counters").is_dir()
-    assert checkpoint.is_whole(folder / "24")
+    assert integrity.is_whole(folder / "24")
 
 
 def test_where_every_checkpoint_is_damaged_nothing_is_touched(tmp_path: Path):
@@ -235,6 +236,40 @@ def test_where_every_checkpoint_is_damaged_nothing_is_touched(tmp_path: Path):
             checkpoints.set_damaged_aside(print)
         assert checkpoints.steps() == [12]
         # A kill while the first was being written: there was nothing yet to lose.
-        (folder / "12" / checkpoint.CHECKSUMS).unlink()
+        (folder / "12" / integrity.CHECKSUMS).unlink()
         checkpoints.set_damaged_aside(print)
         assert checkpoints.steps() == []
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (
+            None,
+            r"is of an earlier version of qsm \(format 1; this one reads 2\)\. .* take the version .*5b8e0bd",
+        ),
+        (3, r"was written by a newer qsm \(format 3; this one reads 2\); update qsm$"),
+    ],
+)
+def test_a_checkpoint_of_another_format_is_neither_read_nor_touched(
+    found: int | None, message: str, tmp_path: Path
+):
+    folder = tmp_path / "checkpoints"
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=8)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(saved(trained(learner)), Counters(12, 6), 8)
+    rows = folder / "12" / "rows" / "metadata"
+    values = read_json(rows)
+    assert values.pop("format") == checkpoint.FORMAT
+    write_json(rows, values if found is None else values | {"format": found})
+    integrity.seal(folder / "12")
+    with pytest.raises(UserError, match=message):
+        checkpoint.restore_agent(folder, learner)
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(UserError, match=message):
+            checkpoints.set_damaged_aside(print)
+        assert checkpoints.steps() == [12]
+    # A damaged one tells no format; it is set aside as such.
+    rows.write_text("[]")
+    with Checkpoints(folder) as checkpoints, pytest.raises(UserError, match="is damaged"):
+        checkpoints.set_damaged_aside(print)

@@ -26,7 +26,8 @@ from qsm.options.commands import OutputOptions
 from qsm.options.parser import flag_of
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
 from qsm.policies import policy
-from qsm.record import listing, run_folder, tables
+from qsm.record import listing, tables
+from qsm.record.find import load_run
 
 GROUPS = (RunConfig, MjxRunConfig, LaunchOptions, OutputOptions, *map(agents.config_class, agents.AGENTS))
 FLAGS = sorted({flag_of(field.name) for group in GROUPS for field in dataclasses.fields(group)})
@@ -168,7 +169,7 @@ def test_any_configuration_and_status_are_listed(tmp_path: Path, config: Any, st
     (row,) = listing.rows(tmp_path)
     assert row.path == str(run) and row.state and "\n" not in row.state
     with contextlib.suppress(UserError):
-        assert run_folder.load_run(run).finished in (True, False)
+        assert load_run(run).finished in (True, False)
 
 
 @RELAXED
@@ -195,7 +196,7 @@ def test_any_policy_file(tmp_path: Path, data: bytes):
 
 OPTIONS = dataclasses.asdict(agents.config_class("td3")(hidden_sizes=(4,), batch_size=4))
 DESCRIPTION = policy.Description(
-    1, "td3", OPTIONS, "cartpole-swingup", "dm_control", 5, 1, 1, 12, []
+    policy.FORMAT, "td3", OPTIONS, "cartpole-swingup", "dm_control", 5, 1, 1, 12, []
 )._asdict()
 
 
@@ -228,7 +229,7 @@ def test_any_description_of_a_policy(tmp_path: Path, changes: dict, options: dic
         assert str(file) in str(error) and len(str(error).splitlines()) == 1
         assert json.dumps(description) != json.dumps(DESCRIPTION)
         return
-    assert type(loaded.description.format) is int and loaded.description.format == 1
+    assert type(loaded.description.format) is int and loaded.description.format == policy.FORMAT
 
 
 @RELAXED

@@ -20,7 +20,7 @@ from tests.arrivals import arrival
 from tests.tally_agent import TallyAgent
 
 SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, action_repeat=1)
-SPEC_OF_FOUR = dataclasses.replace(SPEC, action_size=4)
+SPEC_OF_FOUR = EnvSpec("probe", observation_size=2, action_size=4, episode_steps=3, action_repeat=1)
 
 
 class Traced(Learner):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import agents
 from qsm.options.run import MjxRunConfig, RunConfig
-from qsm.options.saved import agent_options, check_run_options
+from qsm.options.saved import agent_options, check_run_options, check_saved, with_former_options
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=4)),
@@ -77,3 +77,56 @@ def test_any_value_of_any_option(agent: str, data: st.DataObject):
             read(values)
         except ValueError as error:
             assert any(name in str(error) for name in values), error
+
+
+def saved_config(**changes: Any) -> dict[str, Any]:
+    config = {
+        "agent": "qsm",
+        "task": "walker-walk",
+        "backend": "dm_control",
+        "agent_config": {},
+        "run_config": {},
+    }
+    return config | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backend": "brax"}, "unknown backend 'brax'"),
+        ({"task": "walker-wlak"}, "Unknown task 'walker-wlak'"),
+        ({"task": "dog-run", "backend": "mjx"}, "exists on dm_control only"),
+        ({"agent": "qsn"}, "unknown agent 'qsn'"),
+        ({"agent_config": {"scale": 3}}, "agent_config.scale is no option of qsm"),
+        ({"run_config": {"seed": "x"}}, "run_config.seed is 'x'"),
+    ],
+)
+def test_what_keeps_a_saved_run_from_being_used_is_told(changes: dict[str, Any], message: str):
+    check_saved(saved_config())
+    with pytest.raises(ValueError, match=r".") as error:
+        check_saved(saved_config(**changes))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("agent", agents.AGENTS)
+@pytest.mark.parametrize(("backend", "kind"), [("dm_control", RunConfig), ("mjx", MjxRunConfig)])
+def test_options_that_a_former_version_lacked_mean_what_it_did(agent: str, backend: str, kind: type):
+    found = with_former_options(saved_config(agent=agent, backend=backend))
+    run_options = json.loads(json.dumps(dataclasses.asdict(kind())))
+    assert found["run_config"] == run_options | kind.former  # type: ignore[attr-defined]
+    assert set(found["agent_config"]) == {
+        field.name for field in dataclasses.fields(agents.config_class(agent))
+    }
+    assert with_former_options(found) == found
+    given = with_former_options(saved_config(agent=agent, run_config={"steps": 7, "odd": 1}))
+    assert (given["run_config"]["steps"], given["run_config"]["odd"]) == (7, 1)
+
+
+def test_options_of_an_unknown_agent_are_let_be():
+    assert with_former_options(saved_config(agent="x", agent_config={"a": 1}))["agent_config"] == {"a": 1}
+
+
+def test_an_agents_former_value_is_taken_where_it_differs_from_its_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(agents.config_class("sac"), "former", {"n_step": 3}, raising=False)
+    assert agent_options("sac", {"discount": 0.5}).n_step == 3
+    assert agent_options("sac", {"n_step": 1}).n_step == 1

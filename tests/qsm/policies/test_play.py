@@ -24,7 +24,9 @@ from qsm.learning.evaluate import episode_seed
 from qsm.learning.schedule import Counters
 from qsm.options.run import Backend, RunConfig
 from qsm.policies.play import play
-from qsm.record.run_folder import RunDir, load_run, resolved_config
+from qsm.record.config_file import resolved_config
+from qsm.record.find import load_run
+from qsm.record.run_folder import RunDir
 from tests.probe_device_environments import Counter
 from tests.probe_environments import TruncatedReward
 from tests.tally_agent import TallyAgent, TallyState

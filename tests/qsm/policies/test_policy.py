@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from qsm.checkpoints import checkpoint
 from qsm.command.cli import main
 from qsm.learning.learner import Learner
 from qsm.options.run import LaunchOptions, RunConfig
-from qsm.policies.policy import DESCRIPTION, load_policy
+from qsm.policies.policy import DESCRIPTION, export, load_policy
 from qsm.training.group import members
 from qsm.training.train import train
 from tests.probe_environments import ObservationReward
@@ -87,7 +88,9 @@ def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pyte
     data = (tmp_path / "policy.npz").read_bytes()
     file = tmp_path / "other.npz"
     flipped = bytearray(data)
-    flipped[len(data) // 2] ^= 1
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.compress_size)
+    flipped[entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2] ^= 1
     for damaged in (b"", b"text", data[: len(data) // 2], bytes(flipped)):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match="is no policy, or is damaged"):
@@ -101,14 +104,45 @@ def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pyte
         return file
 
     text = bytes(np.load(io.BytesIO(data))[DESCRIPTION]).decode()
-    newer = np.frombuffer(text.replace('"format": 1', '"format": 2').encode(), np.uint8)
-    with pytest.raises(UserError, match="written by a newer qsm"):
-        load_policy(changed(**{DESCRIPTION: newer}))
+    for found, message in (
+        (3, "by a newer qsm .* update qsm"),
+        (1, "by an earlier qsm .*: qsm export RUN. .*5b8e0bd"),
+    ):
+        other = np.frombuffer(text.replace('"format": 2', f'"format": {found}').encode(), np.uint8)
+        with pytest.raises(UserError, match=message):
+            load_policy(changed(**{DESCRIPTION: other}))
     wider = np.frombuffer(text.replace("[8]", "[9]").encode(), np.uint8)
     with pytest.raises(
-        UserError, match=r"does not fit this version of sac: a parameter is .+ there and .+ here"
+        UserError,
+        match=r"does not fit this version of sac: actor_params\.params\.\S+ is \(.+ there and \(.+ in this agent",
     ):
         load_policy(changed(**{DESCRIPTION: wider}))
+
+
+def test_a_parameter_under_another_name_is_refused_though_it_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A regrouped state may hold leaves of the same shapes in another order."""
+    run = trained("qsm", tmp_path, monkeypatch, **SMALL_QSM, eval_samples=2)
+    export(run)
+    with np.load(run / "policy.npz") as file:
+        arrays = dict(file)
+    critic = [name for name in arrays if name.startswith("critic_params.")]
+    assert critic
+    renamed = {name.replace("critic_params.", "target_critic_params."): arrays[name] for name in arrays}
+    text = json.loads(arrays[DESCRIPTION].tobytes())
+
+    def load(arrays: dict[str, Any]) -> Any:
+        leaves = [name for name in arrays if name != DESCRIPTION]
+        described = np.frombuffer(json.dumps(text | {"leaves": leaves}).encode(), np.uint8)
+        np.savez(tmp_path / "other.npz", allow_pickle=False, **(arrays | {DESCRIPTION: described}))  # type: ignore[arg-type]
+        return load_policy(tmp_path / "other.npz")
+
+    load(arrays)
+    with pytest.raises(UserError, match=r"critic_params\.\S+ is absent there"):
+        load(renamed)
+    with pytest.raises(UserError, match=r"unknown is .* absent in this agent"):
+        load(arrays | {"unknown": np.zeros(3)})
 
 
 def test_export_overwrites_nothing_but_a_policy(

@@ -13,7 +13,8 @@ from agents.config import AgentConfig
 from qsm.command.cli import main
 from qsm.options.run import RunConfig
 from qsm.record import listing, lock
-from qsm.record.run_folder import RunDir, resolved_config
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
 from qsm.record.run_id import RunId
 from qsm.record.status import Status
 

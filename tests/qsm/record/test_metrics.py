@@ -6,17 +6,21 @@ import csv
 import errno
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.record_writer import RecordWriter
 
 from qsm.base.errors import UserError
-from qsm.record import metrics, tables
-from qsm.record.metrics import MetricWriter, read_csv
+from qsm.record import tables, tensorboard
+from qsm.record.metrics import MetricWriter
 from qsm.record.run_folder import RunDir
+from qsm.record.tables import in_order, read_csv
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,7 +48,7 @@ def test_rows_round_trip_through_csv(run: RunDir, warnings: list[str]) -> None:
         sink.write("eval", 0, {"return_mean": 1.5, "return_0": 1, "return_1": 2})
         # Read before the sink is closed: every row is flushed at once.
         assert run.train_csv.read_text() == (
-            "step,critic/loss,actor/loss,updates\n0,0.1,nan,123456789012\n1000,-inf,0.333333333,2\n"
+            "step,actor/loss,critic/loss,updates\n0,nan,0.1,123456789012\n1000,0.333333333,-inf,2\n"
         )
     first, second = read_csv(run.train_csv)
     assert math.isnan(first.pop("actor/loss"))
@@ -61,6 +65,47 @@ def test_metric_that_appears_late_reaches_the_csv(run: RunDir, warnings: list[st
         sink.write("train", 3, {"b": 4})
     assert run.train_csv.read_text() == "step,a,b\n1,1,\n2,3,2\n3,,4\n"
     assert read_csv(run.train_csv) == [{"step": 1, "a": 1}, {"step": 2, "a": 3, "b": 2}, {"step": 3, "b": 4}]
+
+
+AGENT_METRICS = ("actor/loss", "critic/loss", "critic/q_10_mean", "critic/q_2_mean", "score/cosine")
+
+
+@given(st.permutations(["loop/steps_per_second", "loop/num_updates", *AGENT_METRICS]), st.data())
+def test_columns_have_one_order_whatever_was_logged_first(names: list[str], data: st.DataObject) -> None:
+    expected = [
+        *("step", "loop/num_updates", "loop/steps_per_second", "actor/loss", "critic/loss"),
+        *("critic/q_2_mean", "critic/q_10_mean", "score/cosine"),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "train.csv")
+        sink, expected_rows = tables.CsvSink(file, None, fail), []
+        for step, name in enumerate(
+            names
+        ):  # each appears at another step, and some rows come after a resumption
+            row = {name: float(step)} | dict.fromkeys(data.draw(st.sets(st.sampled_from(names))), 0.5)
+            sink.write(step, row)
+            expected_rows.append({"step": step} | row)
+            if data.draw(st.booleans()):
+                sink = tables.CsvSink(file, step, fail)
+        assert tables.read_table(file).columns == expected
+        assert read_csv(file) == expected_rows
+
+
+def test_episodes_stand_last_and_in_their_order() -> None:
+    names = [f"return_{i}" for i in range(12)]
+    assert in_order(["seconds", *reversed(names), "return_mean", "step"]) == [
+        *("step", "return_mean", "seconds"),
+        *names,
+    ]
+
+
+def test_a_file_of_another_order_is_put_in_order_and_goes_on(run: RunDir, warnings: list[str]) -> None:
+    run.train_csv.write_text("step,critic/loss,loop/num_updates,actor/loss\n1,10,11,12\n2,20,,22\n")
+    with writer(run, warnings, resume_step=2) as sink:
+        sink.write("train", 3, {"critic/loss": 30, "actor/loss": 32, "loop/num_updates": 31})
+    assert run.train_csv.read_text() == (
+        "step,loop/num_updates,actor/loss,critic/loss\n1,11,12,10\n2,,22,20\n3,31,32,30\n"
+    )
 
 
 def test_resume_drops_later_rows_and_appends(run: RunDir, warnings: list[str]) -> None:
@@ -193,7 +238,7 @@ def test_tensorboard_has_every_curve_but_no_single_episodes(run: RunDir, warning
 def test_tensorboard_failure_warns_once_and_is_tried_again(
     run: RunDir, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "FIRST_RETRY", 2)
+    monkeypatch.setattr(tensorboard, "FIRST_RETRY", 2)
     with writer(run, warnings) as sink:
         sink.write("train", 0, {"a": 0})
         with monkeypatch.context() as patch:

@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from agents.config import AgentConfig
+from agents.qsm import QSMConfig
 from qsm.base.errors import UserError
 from qsm.base.files import replace_file
 from qsm.options.run import RunConfig
 from qsm.record import provenance, run_folder
-from qsm.record.run_folder import RunDir, find_runs, load_run, resolved_config
+from qsm.record.config_file import CHANGEABLE, resolved_config
+from qsm.record.find import load_run
+from qsm.record.run_folder import RunDir
 from qsm.record.status import Status
 
 
 def config(**options: Any) -> dict[str, Any]:
-    return resolved_config("qsm", "cartpole-swingup", "dm_control", AgentConfig(), RunConfig(**options))
+    return resolved_config("qsm", "cartpole-swingup", "dm_control", QSMConfig(), RunConfig(**options))
 
 
 def refusal(action: Any, *arguments: Any) -> str:
@@ -102,9 +104,9 @@ def test_many_differences_are_counted_and_absent_fields_named(tmp_path: Path) ->
     other = config(seed=1, steps=50_000, random_steps=9, eval_interval=9, eval_episodes=9, log_interval=9)
     assert "and 1 more" in refusal(RunDir.create_or_open, tmp_path, other)
     newer = config()
-    newer["agent_config"]["score_scale"] = 50.0
+    newer["agent_config"]["of_the_future"] = 50.0
     line = refusal(RunDir.create_or_open, tmp_path, newer)
-    assert "agent_config.score_scale is not set there and 50.0 here" in line
+    assert "agent_config.of_the_future is not set there and 50.0 here" in line
 
 
 def test_foreign_folder_is_refused_untouched(tmp_path: Path) -> None:
@@ -202,58 +204,6 @@ def test_commit_is_none_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.M
     assert provenance.git_commit() is None
 
 
-def test_load_names_the_mend(tmp_path: Path) -> None:
-    missing = tmp_path / "runs" / "qsm" / "seed_1"
-    assert f"There is no folder {missing}" in refusal(load_run, missing)
-    assert "qsm train" in refusal(load_run, missing)
-    run = tmp_path / "runs" / "qsm" / "seed_0"
-    RunDir.create_or_open(run, config())
-    assert f"Did you mean '{run}'?" in refusal(load_run, missing)
-    assert f"Runs nearby: {run}." in refusal(load_run, tmp_path / "runs")
-    (run / "checkpoints").mkdir()
-    assert f"give {run}." in refusal(load_run, run / "checkpoints")
-    assert f"give {run}." in refusal(load_run, run / "config.json")
-    (tmp_path / "file").write_text("")
-    assert "is a file" in refusal(load_run, tmp_path / "file")
-    for seed in range(1, 5):
-        RunDir.create_or_open(run.with_name(f"seed_{seed}"), config())
-    line = refusal(load_run, tmp_path)
-    assert "seed_0" in line and "seed_2" in line and "and 2 more" in line
-
-
-def test_runs_are_found_in_order_and_not_inside_runs(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        RunDir.create_or_open(tmp_path / name / "seed_0", config())
-    (tmp_path / "a" / "seed_0" / "checkpoints").mkdir()
-    (tmp_path / "a" / "seed_0" / "checkpoints" / "config.json").write_text("{}")
-    assert list(find_runs(tmp_path)) == [tmp_path / "a" / "seed_0", tmp_path / "b" / "seed_0"]
-    assert list(find_runs(tmp_path, limit=1)) == []
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        (b"{", "damaged"),
-        (b"\xff\x00", "damaged"),
-        (b"[" * 100_000, "damaged"),
-        (b"[]", "damaged"),
-        (b"{}", "'format' is missing"),
-        (b'{"format": 2}', "newer qsm (format 2; this one reads 1)"),
-        (b'{"format": 1, "agent": 3}', "'agent' is missing"),
-    ],
-)
-def test_damaged_or_newer_configuration_is_refused(tmp_path: Path, content: bytes, part: str) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    assert part in refusal(load_run, tmp_path)
-    assert part in refusal(RunDir.create_or_open, tmp_path, config())
-    assert tree(tmp_path) == {"config.json": content}
-
-
-def test_configuration_that_is_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").mkdir()
-    assert "Cannot read" in refusal(load_run, tmp_path)
-
-
 def test_more_steps_are_an_option_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "run"
     run = RunDir.create_or_open(path, config(steps=20_000))
@@ -285,3 +235,51 @@ def test_a_run_is_emptied_but_for_its_owner(tmp_path: Path) -> None:
     assert tmp_path.is_dir()  # a link is removed, not what it leads to
     assert "holds no run to overwrite" in refusal(run_folder.empty_run, path, ".owner")
     assert RunDir.create_or_open(path, config(seed=1)).created
+
+
+def test_what_changes_no_number_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+    RunDir.create_or_open(tmp_path, config()).write_status("interrupted", 5, 100_000)
+    other = config(wandb="disabled", wandb_project="elsewhere")
+    assert RunDir.create_or_open(tmp_path, other).config == other
+    assert load_run(tmp_path).config == other
+    RunDir.create_or_open(tmp_path, other).write_status("finished", 100_000, 100_000)
+    before = tree(tmp_path)
+    assert RunDir.create_or_open(tmp_path, config(wandb="online")).finished
+    assert tree(tmp_path) == before  # it is recorded no more
+
+
+def test_every_other_option_is_of_the_run(tmp_path: Path) -> None:
+    """Each option that is not named as changeable keeps a run from going on."""
+    RunDir.create_or_open(tmp_path, config())
+    for place in ("agent_config", "run_config"):
+        for name, value in config()[place].items():
+            other = config()
+            other[place][name] = f"not {value}"
+            if name in CHANGEABLE:
+                assert RunDir.examine(tmp_path, other) is not None
+            else:
+                assert f"{place}.{name} is" in refusal(RunDir.examine, tmp_path, other)
+
+
+def test_a_run_of_a_version_without_an_option_goes_on(tmp_path: Path) -> None:
+    """A run that lacks an option had what means the same: its default, or what the class says of former versions."""
+    whole = config()
+    for place in ("agent_config", "run_config"):
+        for name in whole[place]:
+            older = {**whole, place: {key: value for key, value in whole[place].items() if key != name}}
+            (tmp_path / "config.json").write_text(json.dumps(older))
+            run = RunDir.examine(tmp_path, whole)
+            assert run is not None and run.config == whole
+
+
+def test_a_changed_default_does_not_change_a_former_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunConfig, "former", {"eval_episodes": 3})
+    older = config()
+    del older["run_config"]["eval_episodes"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert load_run(tmp_path).config["run_config"]["eval_episodes"] == 3
+    line = refusal(RunDir.create_or_open, tmp_path, config())
+    assert "run_config.eval_episodes is 3 there and 10 here" in line
+    assert RunDir.create_or_open(tmp_path, config(eval_episodes=3)).config == config(eval_episodes=3)

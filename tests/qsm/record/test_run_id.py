@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agents.config import AgentConfig
 from qsm.base.errors import UserError
 from qsm.options.run import RunConfig
-from qsm.record.run_folder import resolved_config
+from qsm.record.config_file import resolved_config
 from qsm.record.run_id import RunId, run_id_at
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,20}", fullmatch=True)

@@ -12,7 +12,8 @@ from agents.config import AgentConfig
 from qsm.command import cli
 from qsm.options.run import RunConfig
 from qsm.record import lock
-from qsm.record.run_folder import RunDir, resolved_config
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
 from qsm.record.run_id import RunId
 from qsm.record.sync import recordings, sync
 

@@ -41,10 +41,15 @@ def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signal
 
 
 def test_handlers_of_before_come_back_after_an_error():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(RuntimeError), interrupts(Screen(), 1, lambda number: None):
-        assert signal.getsignal(signal.SIGINT) != before
-        raise RuntimeError
+    def fail() -> None:
+        with interrupts(Screen(), 1, lambda number: None):
+            inside.append(signal.getsignal(signal.SIGINT))
+            raise RuntimeError
+
+    before, inside = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(RuntimeError):
+        fail()
+    assert inside != [before]
     assert signal.getsignal(signal.SIGINT) == before
 
 

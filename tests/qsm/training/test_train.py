@@ -26,8 +26,8 @@ from agents.sac import SACConfig
 from envs import dmc
 from envs.api import StepType, TimeStep
 from qsm.base.errors import UserError
-from qsm.checkpoints import saver
-from qsm.checkpoints.checkpoint import is_whole
+from qsm.checkpoints import orbax_manager
+from qsm.checkpoints.integrity import is_whole
 from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS, Rows
 from qsm.data.segments import Segment
@@ -450,7 +450,7 @@ def test_the_tracebacks_of_orbax_are_for_the_log(caplog: pytest.LogCaptureFixtur
         return logging.LogRecord("absl", level, path, 1, text, None, None)
 
     logger = logging.getLogger("absl")
-    with saver._orbax_kept_apart() as said:
+    with orbax_manager.collected_errors() as said:
         logger.handle(record("site-packages/orbax/futures.py", logging.ERROR, "Traceback of orbax"))
         logger.handle(record("site-packages/orbax/futures.py", logging.WARNING, "a warning"))
         logger.handle(record("site-packages/other.py", logging.ERROR, "another's"))

@@ -1,0 +1,1 @@
+"""Network definitions: the only files that import flax."""

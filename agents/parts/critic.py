@@ -1,0 +1,115 @@
+"""An ensemble of critics behind one seam: agents ask for values, targets and steps, and know neither torso nor head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agents.networks.critics import CriticEnsemble
+from agents.parts import approximator
+from agents.parts.heads import Head
+from agents.parts.measure import mean
+from agents.parts.optimizer import Learned, polyak
+from agents.parts.types import Metrics, Transition
+
+
+class CriticState(NamedTuple):
+    """What the critics have learned."""
+
+    online: Learned
+    target: Any  # parameters of the slow copies
+
+
+class Target(NamedTuple):
+    """What `Critic.regress` is given; its content is between `Critic.target` and it."""
+
+    content: Any  # as the head has it
+    next_value: jax.Array  # [E, B], of the target critics at (s', a')
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic(approximator.Approximator):
+    """Q(s, a), by `num_critics` members.
+
+    Args:
+      network: outputs `[E, B, K]`.
+      head: what they mean.
+    """
+
+    network: CriticEnsemble
+    head: Head
+
+    def init_state(self, key: jax.Array, observation: jax.Array, action: jax.Array) -> CriticState:
+        """Fresh critics and their copies; of the inputs only the shapes count."""
+        online = self.init(key, observation, action)
+        return CriticState(online, jax.tree.map(jnp.copy, online.params))
+
+    def value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
+        """Q_i(s, a) `[E, B]`, differentiable by action and parameters."""
+        return self.head.value(self.apply(params, observation, action))
+
+    def smallest_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
+        """min_i Q_i(s, a) `[B]`."""
+        return self.value(params, observation, action).min(axis=0)
+
+    def first_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
+        """Q_1(s, a) `[B]` of the first member, without computing the others."""
+        first = dataclasses.replace(self, network=self.network.clone(num_critics=1))
+        return first.value(jax.tree.map(lambda leaf: leaf[:1], params), observation, action)[0]
+
+    def action_gradient(
+        self, params: Any, observation: jax.Array, action: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """mean_i Q_i(s, a) `[B]` and its gradient by the action `[B, A]`."""
+
+        def total(action: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value = self.value(params, observation, action).mean(axis=0)
+            return value.sum(), value
+
+        (_, value), gradient = jax.value_and_grad(total, has_aux=True)(action)
+        return value, gradient
+
+    def target(
+        self, state: CriticState, batch: Transition, next_action: jax.Array, bonus: jax.Array | None = None
+    ) -> Target:
+        """The backup of `batch` by the target critics at `next_action` `[B, A]`; no gradient flows through it.
+
+        Args:
+          bonus: `[B]`, added to the values at s' (see `Head.target`).
+        """
+        next_out = self.apply(state.target, batch.next_observation, next_action)
+        content = self.head.target(batch.reward, batch.discount, next_out, bonus)
+        return Target(jax.lax.stop_gradient(content), self.head.value(next_out))
+
+    def regress(
+        self, state: CriticState, batch: Transition, target: Target, rate: float | jax.Array
+    ) -> tuple[CriticState, jax.Array, Metrics]:
+        """One step of every member towards `target`, each by its own mean error.
+
+        Returns:
+          The new state (target critics as they were: see `follow`), the values `[E, B]` at (s', a'), and metrics.
+        """
+
+        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            out = self.apply(params, batch.observation, batch.action)
+            errors = self.head.errors(out, target.content)
+            # Summed over members, so that a member's step does not depend on their number.
+            return errors.mean(axis=1).sum(), (self.head.value(out), errors)
+
+        online, (values, errors) = self.descend(loss, state.online, rate)
+        target_value = self.head.target_value(target.content)
+        metrics = {
+            "critic/q_replay": mean(values),
+            "critic/target": mean(target_value),
+            "critic/td_error_abs": mean(jnp.abs(values - target_value[None])),
+            "critic/loss": mean(errors),
+            "critic/disagreement": mean(values.std(axis=0)),
+        }
+        return state._replace(online=online), target.next_value, metrics
+
+    def follow(self, state: CriticState, rate: float | jax.Array) -> CriticState:
+        """Moves the target critics towards the critics, by Polyak averaging."""
+        return state._replace(target=polyak(state.target, state.online.params, rate))

@@ -1,0 +1,172 @@
+"""A diffusion policy: its score network, how it is sampled and regressed, and the choice of the best of N samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agents.config import DiffusionConfig
+from agents.networks.score import ScoreNetwork
+from agents.parts import diffusion
+from agents.parts.approximator import Approximator
+from agents.parts.measure import mean, saturation, skipped
+from agents.parts.optimizer import Learned, cosine_decay
+from agents.parts.types import Mean, Metrics
+
+SPREAD_INTERVAL = 100  # updates between measurements of the policy's spread
+SPREAD_STATES = 32
+SPREAD_SAMPLES = 8
+
+
+class Noised(NamedTuple):
+    """Actions noised to levels that are drawn uniformly: sqrt(abar_t) a_0 + sigma_t eps."""
+
+    action: jax.Array  # [B, A], a_t
+    level: jax.Array  # [B], t = 1..T
+    noise: jax.Array  # [B, A], eps
+
+
+class ScoreTarget(NamedTuple):
+    """What the score network is regressed onto: the noise to predict at noised actions and levels."""
+
+    noised: jax.Array  # [B, A]
+    level: jax.Array  # [B], t = 1..T
+    noise: jax.Array  # [B, A]
+    weight: jax.Array | None = None  # [B], of each squared error; None for 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser(Approximator):
+    """A diffusion chain over actions with a score network that predicts the noise.
+
+    Args:
+      network: eps(s, a_t, t).
+      schedule: of the chain.
+      step_variance: of a reverse step.
+      decay_steps: updates over which the learning rate decays to zero.
+    """
+
+    network: ScoreNetwork
+    schedule: diffusion.Schedule
+    step_variance: diffusion.StepVariance
+    decay_steps: int
+
+    def start(self, key: jax.Array) -> Learned:
+        """A fresh score network."""
+        observation, action = (
+            jnp.zeros((1, self.network.observation_size)),
+            jnp.zeros((1, self.network.action_size)),
+        )
+        return self.init(key, observation, action, jnp.ones((1,), jnp.int32))
+
+    def sample(
+        self, params: Any, observation: jax.Array, key: jax.Array, **clips: float | jax.Array
+    ) -> jax.Array:
+        """a_0 `[B, A]` by full reverse diffusion.
+
+        Args:
+          clips: `clip` or `clip_clean`, see `diffusion.sample`.
+        """
+        predict = self.predictor(params, observation)
+        shape = (observation.shape[0], self.network.action_size)
+        return diffusion.sample(self.schedule, predict, key, shape, step_variance=self.step_variance, **clips)
+
+    def predictor(self, params: Any, observation: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """The score network as the sampler calls it; what every level shares is computed here, once."""
+        encoded = self.apply(params, observation, method="encode_observation")
+        levels = self.apply(params, jnp.arange(1, self.schedule.num_levels + 1), method="encode_level")
+        return lambda index, noised: self.apply(
+            params, encoded, levels[index][None], noised, method="denoise"
+        )
+
+    def add_noise(self, action: jax.Array, key: jax.Array) -> Noised:
+        """Noises actions `[B, A]` to uniform levels."""
+        level_key, noise_key = jax.random.split(key)
+        level = jax.random.randint(level_key, action.shape[:1], 1, self.schedule.num_levels + 1)
+        noise = jax.random.normal(noise_key, action.shape)
+        return Noised(diffusion.add_noise(self.schedule, action, level, noise), level, noise)
+
+    def loss(self, params: Any, observation: jax.Array, target: ScoreTarget) -> tuple[jax.Array, Metrics]:
+        """Weighted squared error of the predicted noise, mean over batch and action components."""
+        predicted = self.apply(params, observation, target.noised, target.level)
+        errors = jnp.square(predicted - target.noise)
+        loss = (errors if target.weight is None else target.weight[:, None] * errors).mean()
+        norms = jnp.linalg.norm(predicted, axis=-1) * jnp.linalg.norm(target.noise, axis=-1)
+        cosine = (predicted * target.noise).sum(axis=-1) / jnp.maximum(norms, 1e-8)
+        return loss, {"score/loss": mean(loss), "score/target_cosine": mean(cosine)}
+
+    def regress(
+        self, learned: Learned, observation: jax.Array, target: ScoreTarget, rate: jax.Array, step: jax.Array
+    ) -> tuple[Learned, Metrics]:
+        """One step of the score network towards `target`; the learning rate `rate` decays by a cosine."""
+        rate = cosine_decay(step, self.decay_steps) * rate
+        return self.descend(self.loss, learned, rate, observation, target)
+
+
+def denoiser(config: DiffusionConfig, observation_size: int, action_size: int) -> Denoiser:
+    """The chain and the network that `config` asks for."""
+    network = ScoreNetwork(
+        observation_size,
+        action_size,
+        config.hidden_sizes,
+        config.time_embedding_size,
+        config.time_hidden_sizes,
+        config.score_layer_norm,
+    )
+    schedule = diffusion.make_schedule(
+        config.schedule, config.denoising_steps, config.beta_min, config.beta_max
+    )
+    return Denoiser(network, schedule, config.step_variance, config.score_decay_steps)
+
+
+def best_of(
+    num_samples: int,
+    sample: Callable[[jax.Array], jax.Array],
+    value: Callable[[jax.Array, jax.Array], jax.Array],
+    observation: jax.Array,
+) -> jax.Array:
+    """Of `num_samples` actions at each observation `[B, O]` the one of the largest value, `[B, A]`.
+
+    Args:
+      sample: observations `[B, O]` to actions `[B, A]`.
+      value: observations and actions to values `[B]`; not asked where there is one sample.
+    """
+    if num_samples == 1:
+        return sample(observation)
+    repeated = jnp.repeat(observation, num_samples, axis=0)
+    actions = sample(repeated)
+    best = value(repeated, actions).reshape(-1, num_samples).argmax(axis=1)
+    rows = jnp.arange(observation.shape[0])
+    return actions.reshape(-1, num_samples, actions.shape[-1])[rows, best]
+
+
+def spread(sample: Callable[[jax.Array], jax.Array], observation: jax.Array, step: jax.Array) -> Mean:
+    """Std of the policy's actions within a state, mean over components; measured every SPREAD_INTERVAL updates."""
+
+    def measure() -> Mean:
+        repeated = jnp.repeat(observation[:SPREAD_STATES], SPREAD_SAMPLES, axis=0)
+        actions = sample(repeated)
+        return mean(actions.reshape(-1, SPREAD_SAMPLES, actions.shape[-1]).std(axis=1))
+
+    return jax.lax.cond(step % SPREAD_INTERVAL == 0, measure, skipped)
+
+
+def policy_metrics(
+    sample: Callable[[jax.Array], jax.Array],
+    observation: jax.Array,
+    action: jax.Array,
+    value: jax.Array,
+    step: jax.Array,
+) -> Metrics:
+    """What is said of a diffusion policy: of its actions `[B, A]` in a critic target and their values `[E, B]`, and of
+    its spread at observations `[B, O]`.
+    """
+    return {
+        "policy/q": mean(value),
+        "policy/saturation": saturation(action),
+        "policy/spread": spread(sample, observation, step),
+    }
