@@ -1,4 +1,4 @@
-"""Which runs a command may train in, and where they go on: all are examined and owned before any of them is changed."""
+"""Which runs a command may train in: all are examined and owned before any of them is changed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,50 @@ import numpy as np
 
 from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import Checkpoints
+from qsm.devices import processes
 from qsm.options.run import LaunchOptions
 from qsm.record import lock, run_folder
 from qsm.record.config_file import is_run, resolved_config
 from qsm.record.run_folder import RunDir
-from qsm.training.group import Member, common_step
+from qsm.training.group import Group, Member
 
-NO_STEP = -1
-"""In place of the step to resume from, where all runs begin."""
+
+def open_group(
+    stack: contextlib.ExitStack,
+    members: Sequence[Member],
+    agent: str,
+    task: str,
+    launch: LaunchOptions,
+    command: Sequence[str],
+    warn: Callable[[str], None],
+) -> Group:
+    """The runs of `members` that are not finished, until `stack` ends; says which are finished.
+
+    Raises:
+      UserError: a folder that cannot take its run, is in use, or holds damaged checkpoints only.
+    """
+    is_writer = processes.is_writer()
+    with processes.barrier():
+        if is_writer:
+            runs = open_runs(stack, members, agent, task, launch, command, warn)
+        else:
+            runs = describe_runs(members, agent, task, launch, command)
+    # Decided by the process that writes: the others might still see the disk as it was.
+    finished = processes.broadcast_from_writer(np.array([run.finished for run in runs])).tolist()
+    for run, member, is_finished in zip(runs, members, finished, strict=True):
+        if is_finished and is_writer:
+            print(
+                f"{run.path} is finished ({member.config.steps:,} steps); nothing to do. "
+                f"Look at it with: qsm eval {run.path}"
+            )
+    rest = [i for i, is_finished in enumerate(finished) if not is_finished]
+    with processes.barrier():
+        checkpoints = [
+            stack.enter_context(Checkpoints(runs[i].checkpoints, read_only=not is_writer)) for i in rest
+        ]
+        for one in checkpoints if is_writer else ():
+            one.set_damaged_aside(warn)
+    return Group([members[i] for i in rest], [runs[i] for i in rest], checkpoints, is_writer)
 
 
 def describe_runs(
@@ -90,61 +126,3 @@ def _nothing_left_behind() -> Iterator[dict[Path, list[Path]]]:
                     (path / name).unlink()
             run_folder.remove_empty(folders)
         raise
-
-
-def where_to_resume(
-    members: Sequence[Member], runs: Sequence[RunDir], checkpoints: Sequence[Checkpoints]
-) -> np.ndarray:
-    """`[S + 1]` which runs are held from the beginning (1), and the step that the others go on from, or `NO_STEP`.
-
-    Removes the checkpoints after that step: they were of a group that was killed while it saved.
-
-    Raises:
-      UserError: a run's checkpoints are gone, or one of the runs has gone on alone.
-    """
-    held = np.array([run.status().state == "diverged" for run in runs])
-    if held.all():
-        held[:] = False  # asked for again: let them show it again
-    going = np.flatnonzero(~held).tolist()
-    for i in going:
-        if not checkpoints[i].steps():
-            _refuse_if_saved(runs[i])
-    if not all(checkpoints[i].steps() for i in going) and not any(_saved_step(runs[i]) for i in going):
-        # Killed while it saved for the first time: some may have a checkpoint, and others none yet.
-        for one in checkpoints:
-            one.go_back_to(NO_STEP)
-        return np.array([*np.zeros_like(held), NO_STEP])
-    step = common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
-    if step is None:
-        return np.array([*np.zeros_like(held), NO_STEP])
-    _refuse_if_alone([runs[i] for i in going], [members[i].label for i in going], step)
-    for one in checkpoints:
-        one.go_back_to(step)
-    return np.array([*held, step])
-
-
-def _saved_step(run: RunDir) -> int:
-    """The step at which a run was last saved, as its status has it; 0 where it was not."""
-    return run.status().saved_step or 0
-
-
-def _refuse_if_saved(run: RunDir) -> None:
-    """Raises UserError where a run without a checkpoint had one: beginning anew would drop its scores unasked."""
-    if saved := _saved_step(run):
-        raise UserError(
-            f"{run.path} was saved at step {saved:,}, but no checkpoint is in {run.checkpoints}; nothing was changed. "
-            "Restore it from a copy, or begin anew, without the scores that are there, with --overwrite"
-        )
-
-
-def _refuse_if_alone(runs: Sequence[RunDir], labels: Sequence[str], step: int) -> None:
-    """Raises UserError where a run has been trained further than the others by itself and would lose that."""
-    # A group is saved as one: steps that differ come of a run that went on alone. Where they do not differ, a newer
-    # checkpoint is of a group that was killed while it saved, or the others' are damaged.
-    reached = [_saved_step(run) for run in runs]
-    for label, here in zip(labels, reached, strict=True):
-        if here > max(step, min(reached)):
-            raise UserError(
-                f"{label} has gone on alone to step {here:,}, and the others are at {step:,}; together they would "
-                "go on from there, and what it learned since would be lost. Go on with each alone, by its --seed"
-            )

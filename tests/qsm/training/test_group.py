@@ -27,7 +27,8 @@ from qsm.data.segments import Segment
 from qsm.learning.learner import FAILURE_RATE, Learner
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.tables import read_csv
-from qsm.training.group import Member, common_step, members
+from qsm.training.group import Member, members
+from qsm.training.resume import common_step
 from qsm.training.train import Outcome, train
 from tests.probe_environments import ObservationReward, TruncatedReward
 
