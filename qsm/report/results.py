@@ -15,7 +15,6 @@ from qsm.base.errors import UserError
 from qsm.base.files import read_json
 from qsm.base.text import count
 from qsm.record.find import find_runs, load_run
-from qsm.record.run_folder import find_runs, load_run
 from qsm.record.status import read_progress
 from qsm.record.tables import read_csv
 from qsm.report.intervals import common_curve

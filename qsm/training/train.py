@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from qsm.base.text import shorten
-from qsm.devices import processes, runtime
+from qsm.devices import compilation_cache, processes
 from qsm.learning.build import SIMULATORS, Simulators
 from qsm.options.run import LaunchOptions
 from qsm.record.status import Outcome
@@ -49,7 +49,7 @@ def train(
     """
     launch = launch or LaunchOptions()
     # Shown once there is a display.
-    warnings = [line for line in (processes.join_processes(), runtime.use_cache()) if line]
+    warnings = [line for line in (processes.join_processes(), compilation_cache.use_cache()) if line]
     with contextlib.ExitStack() as stack:
         # Whether it fits is known before a folder is made.
         builder = LoopBuilder(agent_name, task, members, launch, simulators)
