@@ -23,6 +23,7 @@ from tests.faults.contents import content, differences
 
 ROOT = Path(__file__).parents[1]
 STEPS, INTERVAL, EVAL_INTERVAL, KEPT_ROWS = 1200, 100, 300, 1000
+TRANSITION = ("observation", "action", "reward", "discount", "step_type")
 RUN = "dm_control/cartpole-swingup/sac/seed_0"
 
 
@@ -78,8 +79,13 @@ def learned(checkpoint: Path) -> dict[str, bytes]:
 def replay(run: Path, checkpoint: Path) -> dict[str, np.ndarray]:
     """The rows that the checkpoint names, however they are divided over files."""
     listed = json.loads((checkpoint / "rows" / "metadata").read_text())["segments"]
-    parts = [dict(np.load(run / "replay" / one["file"])) for one in listed]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts = []
+    for one in listed:
+        file = run / "replay" / one["name"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == one["sha256"]
+        with np.load(file) as arrays:
+            parts.append({name: arrays[name] for name in TRANSITION})
+    return {name: np.concatenate([part[name] for part in parts]) for name in TRANSITION}
 
 
 @pytest.mark.parametrize("name", ["undisturbed", "preemption", "bit flipped"])
@@ -110,8 +116,7 @@ def test_a_run_ends_as_one_that_was_left_alone(folders: dict[str, Path], name: s
     found, expected = (learned(checkpoints(one)[-1]) for one in (run, alone))
     assert len(expected) > 10 and found == expected
     found, expected = (replay(one, checkpoints(one)[-1]) for one in (run, alone))
-    assert found.keys() == expected.keys()
-    for field in expected:
+    for field in TRANSITION:
         np.testing.assert_array_equal(found[field][-KEPT_ROWS:], expected[field][-KEPT_ROWS:])
 
 
@@ -154,10 +159,17 @@ def take_another_environment(run: Path) -> None:
 
 
 def change_a_transition(run: Path) -> None:
-    name = json.loads((checkpoints(run)[-1] / "rows" / "metadata").read_text())["segments"][-1]["file"]
-    arrays = dict(np.load(run / "replay" / name))
+    """With its checksum, so that nobody but who knows the number can see it."""
+    metadata = checkpoints(run)[-1] / "rows" / "metadata"
+    listed = json.loads(metadata.read_text())
+    segment = listed["segments"][-1]
+    file = run / "replay" / segment["name"]
+    with np.load(file) as there:
+        arrays = dict(there)
     arrays["reward"][-1] += 1e-3
-    np.savez(run / "replay" / name, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
+    segment["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    metadata.write_text(json.dumps(listed))
 
 
 @pytest.mark.parametrize(
