@@ -121,6 +121,7 @@ def test_tests_that_hang_are_stopped_and_leave_no_program_half_written(tmp_path:
 def test_a_file_is_tested_by_its_own_tests_or_by_those_of_its_folder(tmp_path: Path) -> None:
     root = tree(tmp_path, "")
     assert find_tests(Path("agents/half.py"), root) == ["tests/agents/test_half.py"]
+    assert find_tests(Path("agents/parts/half.py"), root) == ["tests/agents/test_half.py"]
     both = ["tests/agents/test_half.py", "tests/agents/test_other.py"]
     assert find_tests(Path("agents/parts/new.py"), root) == both
     (root / "tests/agents/test_contract.py").write_text("")

@@ -66,16 +66,17 @@ def files_named(names: Sequence[str], root: Path = ROOT) -> list[Path]:
 
 
 def find_tests(file: Path, root: Path = ROOT) -> list[str]:
-    """The test files that are to find a fault in `file`, relative to `root`."""
-    folder = root / "tests" / file.parent
-    named = sorted(folder.glob(f"test_{file.stem}.py")) + sorted(folder.glob(f"test_{file.stem}_*.py"))
-    while not named and folder != root / "tests":
-        named = sorted(folder.glob("test_*.py"))
-        folder = folder.parent
-    found = [str(path.relative_to(root)) for path in named]
+    """The test files that are to find a fault in `file`, relative to `root`: by its name, or else by its folder."""
+    top = root / "tests"
+    folders = [top / parent for parent in file.parents if parent != Path()]
+    found: list[Path] = []
+    for patterns in ((f"test_{file.stem}.py", f"test_{file.stem}_*.py"), ("test_*.py",)):
+        for folder in folders:
+            found = found or [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    names = [str(path.relative_to(root)) for path in found]
     if file.parts[0] == "agents":
-        found += [name for name in ALL_AGENTS if (root / name).exists() and name not in found]
-    return found
+        names += [name for name in ALL_AGENTS if (root / name).exists() and name not in names]
+    return names
 
 
 @contextlib.contextmanager
@@ -108,7 +109,11 @@ def run_tests(tests: Sequence[str], tree: Path, timeout: float) -> tuple[str, fl
     try:
         said, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        said = None
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # they have ended
+            os.killpg(process.pid, signal.SIGKILL)
+    if said is None:
         process.communicate()
         # JAX writes programs in place: one of those may be half there, and would be blamed on the next mutants.
         for program in (tree / COMPILED).rglob("*"):
@@ -186,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for file, mutant in mutants:
             print(f"{file}:{mutant.line}:{mutant.column}: {mutant.mutation}")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no test is left behind
     results: list[Result] = []
     with contextlib.ExitStack() as stack:
         tree = stack.enter_context(copied_tree())
