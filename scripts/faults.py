@@ -273,7 +273,8 @@ def fill_and_free_disk(run: Training, draw: random.Random) -> int:
 def break_wandb(run: Training, draw: random.Random) -> int:
     """wandb raises at every row."""
     wrapper = (
-        "from qsm.record import wandb_sink\nclass Run:\n    def log(self, *rest, **more): raise OSError('no route')\n"
+        "from qsm.record.sinks import wandb_sink\n"
+        "class Run:\n    def log(self, *rest, **more): raise OSError('no route')\n"
         "wandb_sink.WandbSink._start = lambda self, run, mode: Run()"
     )
     run.arguments = ["offline" if word == "disabled" else word for word in run.arguments]
@@ -285,7 +286,7 @@ def break_wandb(run: Training, draw: random.Random) -> int:
 def break_sink(run: Training, draw: random.Random) -> int:
     """TensorBoard's files cannot be opened."""
     process = run.start(
-        "from qsm.record import tensorboard\ntensorboard.TensorBoardSink._open = lambda self: 1 / 0"
+        "from qsm.record.sinks import tensorboard\ntensorboard.TensorBoardSink._open = lambda self: 1 / 0"
     )
     assert run.end(process) == 0, run.output
     assert "TensorBoard misses rows" in run.output, run.output
