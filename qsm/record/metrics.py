@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Literal
 
 from qsm.record.run_folder import RunDir
+from qsm.record.sinks.tensorboard import TensorBoardSink
+from qsm.record.sinks.wandb_sink import WandbSink
 from qsm.record.tables import EPISODE_COLUMN, CsvSink, WaitingRow, Warn
-from qsm.record.tensorboard import TensorBoardSink
-from qsm.record.wandb_sink import WandbSink
 
 Phase = Literal["train", "eval"]
 _LOGGER = logging.getLogger(__name__)

@@ -17,9 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX.record_writer import RecordWriter
 
 from qsm.base.errors import UserError
-from qsm.record import tables, tensorboard
+from qsm.record import tables
 from qsm.record.metrics import MetricWriter
 from qsm.record.run_folder import RunDir
+from qsm.record.sinks import tensorboard
 from qsm.record.tables import in_order, read_csv
 
 ROOT = Path(__file__).parents[3]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from qsm.record import wandb_sink
 from qsm.record.metrics import MetricWriter
 from qsm.record.run_folder import RunDir
+from qsm.record.sinks import wandb_sink
+from qsm.record.sinks.wandb_sink import WandbSink
 from qsm.record.tables import read_csv
-from qsm.record.wandb_sink import WandbSink
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 class BrokenWandb:
@@ -133,7 +133,8 @@ def in_child(
 FROZEN = """
 import sys
 import psutil
-from qsm.record import metrics, wandb_sink
+from qsm.record import metrics
+from qsm.record.sinks import wandb_sink
 from qsm.record.find import load_run
 wandb_sink.PATIENCE = 1.0
 warn = lambda line: print("WARN", line)
@@ -155,7 +156,8 @@ def test_wandbs_service_may_stop_for_good(run: RunDir) -> None:
 
 CHILD = """
 import sys
-from qsm.record import metrics, wandb_sink
+from qsm.record import metrics
+from qsm.record.sinks import wandb_sink
 from qsm.record.find import load_run
 mode, resume = sys.argv[2], None if sys.argv[3] == "None" else int(sys.argv[3])
 wandb_sink.ONLINE_TIMEOUT = 1.0
