@@ -3,8 +3,8 @@
     python -m tests.mutants [--files agents/sac.py] [--sample 30] [--seed 0] [--output survivors.csv]
 
 Each mutant of a file runs, in a copy of the tree, the tests of that file alone (`find_tests` says which). Programs that
-were compiled for one mutant serve the others where they are the same. Some survivors are no gap
-in the tests, but mean the same as the original: look at each.
+were compiled for one mutant serve the others where they are the same. Some survivors are no gap in the tests, but mean
+the same as the original: look at each.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def files_named(names: Sequence[str], root: Path = ROOT) -> list[Path]:
 def find_tests(file: Path, root: Path = ROOT) -> list[str]:
     """The test files that are to find a fault in `file`, relative to `root`.
 
-    Those with its name, wherever they lie above it, and outside of `agents/` all of its folder behind them; the tests of
-    its folder, or of the next one above that has some, where none has its name.
+    Those with its name, wherever they lie above it, and outside of `agents/` all of its folder behind them; where none
+    has its name, the tests of its folder, or of the next one above that has some.
     """
     top = root / "tests"
     folders = [top / parent for parent in file.parents if parent != Path()]
