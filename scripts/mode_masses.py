@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import agents
 from agents.parts import critic, optimizer
 from agents.parts.types import Transition
+from qsm.command.script import read_arguments
 
 LEFT_WEIGHT, STD = 0.7, 0.1
 SEPARATIONS = (0.2, 0.35, 0.5)  # d
@@ -185,4 +185,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(read_arguments(Options, __doc__)["options"])

@@ -21,7 +21,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     example = "runs/dm_control/cartpole-swingup/qsm/seed_0"
     parser = Parser(
         "qsm eval",
-        "Evaluate the latest checkpoint of a run.",
+        "Evaluate a policy of a run: the newest checkpoint's, unless --best or --step names another.",
         groups={"evaluation": EvalOptions},
         positionals=[Positional("run", f"Folder of the run, such as {example}.", Path)],
     )
@@ -30,9 +30,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     if not run.is_dir():
         raise UserError(f"No run in '{run}'. Give the folder of a run, such as {example}")
     start_jax()
+    from qsm.checkpoints.selection import Which
     from qsm.policies.play import play
 
-    result = play(run, options.episodes, options.seed, options.eval_samples, options.video, options.backend)
+    which = Which(options.best, options.step)
+    result = play(
+        run, options.episodes, options.seed, options.eval_samples, options.video, options.backend, which
+    )
     width = max(map(len, result), default=0)
     for name, value in result.items():
         print(f"{name:{width}}  {f'{value:.1f}' if isinstance(value, float) else value}")
@@ -40,19 +44,26 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def export(arguments: Sequence[str]) -> int:
-    """`qsm export RUN [--output FILE]`."""
+    """`qsm export RUN [options]`."""
     parser = Parser(
         "qsm export",
-        "Write the newest policy of a run, and nothing else of it, to one small file for qsm.load_policy.",
+        "Write a policy of a run, and nothing else of it, to one small file for qsm.load_policy.",
         groups={"export": ExportOptions},
         positionals=[Positional("run", "Folder of the run.", Path)],
     )
     given = parser.parse(arguments)
     start_jax()
-    from qsm.policies.policy import export as write
+    from qsm.checkpoints.selection import Which
+    from qsm.policies.export import export as write
 
-    file, size = write(given["run"], given["export"].output)
-    print(f"{file} ({size:,} bytes). Use it with: policy = qsm.load_policy({str(file)!r})")
+    options = given["export"]
+    written = write(given["run"], options.output, Which(options.best, options.step))
+    file = str(written.path)
+    print(f"{file} ({written.num_bytes:,} bytes). Use it with: policy = qsm.load_policy({file!r})")
+    if written.description.program is None:
+        print(f"NumPy alone cannot run it: {written.description.problem}")
+    else:
+        print("With NumPy alone: from qsm.policies.numpy_policy import load_policy")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from qsm.learning.learner import BAD_STATE, BAD_UPDATES, FAILURE_RATE, TrainState
+from qsm.learning.learner import FAILURE_RATE, Means, TrainState
 from qsm.learning.loop import Loop
 from qsm.learning.schedule import Counters
 from qsm.training import diagnosis
@@ -26,18 +26,17 @@ class Freezer:
         self._warn, self._close = warn, close
         self._warned_of: set[int] = set()  # runs whose simulation was said to have failed
 
-    def freeze_diverged(self, at: Counters, state: TrainState, means: Sequence[dict[str, float]]) -> None:
+    def freeze_diverged(self, at: Counters, state: TrainState, means: Sequence[Means]) -> None:
         """Freezes the runs whose metrics or learned numbers are not finite."""
         for i in self._group.active_runs:
-            bad_updates, bad_state = int(means[i].pop(BAD_UPDATES, 0)), means[i].pop(BAD_STATE, 0)
-            wrong = {name: value for name, value in means[i].items() if not math.isfinite(value)}
-            if wrong or bad_updates or bad_state:
-                self._freeze(i, at, state, wrong, bad_updates)
+            wrong = {name: value for name, value in means[i].values.items() if not math.isfinite(value)}
+            if wrong or means[i].bad_updates or not means[i].is_finite:
+                self._freeze(i, at, state, wrong, means[i].bad_updates)
 
-    def freeze_failing(self, at: Counters, state: TrainState, means: Sequence[dict[str, float]]) -> None:
+    def freeze_failing(self, at: Counters, state: TrainState, means: Sequence[Means]) -> None:
         """Freezes the runs whose simulation failed at every step of `means`; warns once of one that fails at times."""
         for i in self._group.active_runs:
-            rate = means[i].get(FAILURE_RATE, 0.0)
+            rate = means[i].values.get(FAILURE_RATE, 0.0)
             if rate >= 1.0:
                 cause = "the simulation failed at every step since the last row of metrics"
                 self._freeze(i, at, state, {FAILURE_RATE: rate}, 0, cause)

@@ -1,4 +1,4 @@
-"""Which runs a command may train in: all are examined and owned before any of them is changed."""
+"""Which runs a command trains, and in which folders: all are examined and owned before any of them is changed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,30 @@ from qsm.record.run_folder import RunDir
 from qsm.training.group import Group, Member
 
 
+def unfinished(members: Sequence[Member], agent: str, task: str, launch: LaunchOptions) -> Sequence[Member]:
+    """The members whose runs have steps left, or are to be overwritten; prints which have none. Nothing is changed.
+
+    Raises:
+      UserError: a folder that cannot take its run.
+    """
+    finished = np.zeros(len(members), bool)
+    with processes.barrier():
+        if processes.is_writer() and not launch.overwrite:
+            for i, member in enumerate(members):
+                config = _resolved(member, agent, task, launch)
+                run = RunDir.examine(member.path, config, extend_steps=launch.extend_steps)
+                finished[i] = run is not None and run.finished
+                if finished[i]:
+                    print(
+                        f"{member.path} is finished ({member.config.steps:,} steps); nothing to do. "
+                        f"Look at it with: qsm eval {member.path}"
+                    )
+    # Decided by the process that writes: the others might still see the disk as it was.
+    finished = processes.broadcast_from_writer(finished)
+    return [member for member, is_finished in zip(members, finished, strict=True) if not is_finished]
+
+
+@processes.barrier()
 def open_group(
     stack: contextlib.ExitStack,
     members: Sequence[Member],
@@ -28,33 +52,19 @@ def open_group(
     command: Sequence[str],
     warn: Callable[[str], None],
 ) -> Group:
-    """The runs of `members` that are not finished, until `stack` ends; says which are finished.
+    """The runs of `members`, created or as they are, with their checkpoints, until `stack` ends.
 
     Raises:
       UserError: a folder that cannot take its run, is in use, or holds damaged checkpoints only.
     """
     is_writer = processes.is_writer()
-    with processes.barrier():
-        if is_writer:
-            runs = open_runs(stack, members, agent, task, launch, command, warn)
-        else:
-            runs = describe_runs(members, agent, task, launch, command)
-    # Decided by the process that writes: the others might still see the disk as it was.
-    finished = processes.broadcast_from_writer(np.array([run.finished for run in runs])).tolist()
-    for run, member, is_finished in zip(runs, members, finished, strict=True):
-        if is_finished and is_writer:
-            print(
-                f"{run.path} is finished ({member.config.steps:,} steps); nothing to do. "
-                f"Look at it with: qsm eval {run.path}"
-            )
-    rest = [i for i, is_finished in enumerate(finished) if not is_finished]
-    with processes.barrier():
-        checkpoints = [
-            stack.enter_context(Checkpoints(runs[i].checkpoints, read_only=not is_writer)) for i in rest
-        ]
-        for one in checkpoints if is_writer else ():
-            one.set_damaged_aside(warn)
-    return Group([members[i] for i in rest], [runs[i] for i in rest], checkpoints, is_writer)
+    runs = describe_runs(members, agent, task, launch, command)
+    if is_writer:
+        runs = open_runs(stack, members, agent, task, launch, command, warn)
+    checkpoints = [stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs]
+    for one in checkpoints if is_writer else ():
+        one.set_damaged_aside(warn)
+    return Group(members, runs, checkpoints, is_writer)
 
 
 def describe_runs(
@@ -88,8 +98,6 @@ def open_runs(
             found = None
             if not is_replaced:
                 found = RunDir.examine(member.path, config, command, launch.extend_steps)
-            if found is not None and found.finished:
-                continue  # nobody trains there
             missing = run_folder.missing_folders(member.path)
             try:
                 member.path.mkdir(parents=True, exist_ok=True)
@@ -103,10 +111,16 @@ def open_runs(
             if is_replaced:
                 run_folder.empty_run(member.path, keep=lock.NAME)
         # Examined again, for another process may have made a run there before this one owned the folder.
-        return [
+        runs = [
             RunDir.create_or_open(member.path, config, command, launch.extend_steps)
             for member, config in zip(members, configs, strict=True)
         ]
+        for run in runs:
+            if run.finished:
+                raise UserError(
+                    f"{run.path} has just been finished by another process; the same command leaves it as it is"
+                )
+        return runs
 
 
 def _resolved(member: Member, agent: str, task: str, launch: LaunchOptions) -> dict:

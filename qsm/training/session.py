@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from qsm.checkpoints.best import BestPolicies
 from qsm.checkpoints.checkpoint import Saved
 from qsm.checkpoints.saver import Saver
 from qsm.devices import processes
@@ -19,7 +22,7 @@ from qsm.learning.loop import Loop
 from qsm.learning.schedule import Counters, Event
 from qsm.record.metrics import MetricWriter
 from qsm.record.status import Outcome
-from qsm.training.best import BestReturns, read_evaluations
+from qsm.record.tables import read_csv
 from qsm.training.display import Display
 from qsm.training.ending import ending
 from qsm.training.freeze import Freezer
@@ -38,7 +41,7 @@ class Session:
         self.saver = Saver(group.checkpoints, loop.learner.num_rows)
         self.freezer = Freezer(group, loop, display.warn, self._close_writer)
         self.step = 0
-        self.best = BestReturns({})
+        self.best = BestPolicies([run.path for run in group.runs], loop.learner, display.warn)
         self.writers: dict[int, MetricWriter] = {}
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
@@ -60,6 +63,7 @@ class Session:
             with processes.barrier():
                 if self.group.is_writer:
                     self._open_writers(stack, start)
+                self.best.go_back_to(start.resume_step)
             yield
 
     def _open_writers(self, stack: contextlib.ExitStack, start: Start) -> None:
@@ -68,16 +72,13 @@ class Session:
             run.record_start(jax.devices()[0].device_kind, self.display.warn)
         if start.resume_step is not None:
             self.display.info(f"resuming at step {self.step:,}")
-        evaluations = {}
         for i in group.active_runs:
             run, wandb = group.runs[i], group.members[i].config.wandb
             writer = MetricWriter(run, wandb, start.resume_step, self.display.warn, start.waiting[i])
             self.writers[i] = stack.enter_context(writer)
-            evaluations[i] = read_evaluations(run.eval_csv, writer.waiting().get("eval", ()))
             run.saved_step = group.checkpoints[i].latest_step
         group.write_status("running", self.step)
-        self.best = BestReturns(evaluations)
-        self.display.begin_at_best(self.best.shown)
+        self.display.begin_at_best(best_return([group.runs[i].eval_csv for i in self.writers]))
 
     def handle(self, event: Event, state: TrainState, at: Counters) -> TrainState:
         """Does what is due at `at`; `state` is as it was but for the sums of metrics."""
@@ -101,17 +102,21 @@ class Session:
         began_evaluating = time.perf_counter()
         results = self.loop.evaluate(state, at.step)
         ended = time.perf_counter()
-        done = {i: result for i, result in enumerate(results) if result is not None}
-        for i, result in done.items():
-            metrics = result.metrics() | {"seconds": ended - began_evaluating}
-            self.group.last_returns[i] = metrics["return_mean"]
+        seconds = ended - began_evaluating
+        returns: list[float | None] = [None] * len(results)
+        for i, result in enumerate(results):
+            if result is None:
+                continue
+            metrics = result.metrics() | {"seconds": seconds}
+            returns[i] = self.group.last_returns[i] = metrics["return_mean"]
             if i in self.writers:
                 self.writers[i].write("eval", at.step, metrics)
         self.group.write_status("running", at.step)
-        if len(self.group.runs) == 1 and done:
-            self.display.evaluation(at.step, done[0].returns)
-        elif done:
-            self.display.evaluation(at.step, [float(np.mean(result.returns)) for result in done.values()])
+        self.best.offer(at.step, returns, state.agent)
+        if done := [result for result in results if result is not None]:
+            alone = len(results) == 1
+            shown = done[0].returns if alone else [float(np.mean(result.returns)) for result in done]
+            self.display.evaluation(at.step, shown)
         self._evaluation_seconds += ended - began
 
     def on_metrics(self, state: TrainState, at: Counters) -> TrainState:
@@ -131,7 +136,7 @@ class Session:
         self._blocked_seconds = 0.0
         self._show_saving()
         for i, writer in self.writers.items():
-            writer.write("train", at.step, means[i] | common)
+            writer.write("train", at.step, means[i].values | common)
         return state
 
     def on_checkpoint(self, state: TrainState, at: Counters) -> None:
@@ -165,8 +170,9 @@ class Session:
         learner = self.loop.learner
         parts = {}
         for i in self.group.active_runs:
+            # Rows that may have changed since they were saved are saved anew.
+            there = None if learner.agent.sampling.revises else self.group.checkpoints[i].rows_saved
             # On several processes all of them gather, and one writes.
-            there = self.group.checkpoints[i].rows_saved
             since = processes.broadcast_from_writer(
                 np.zeros(learner.num_envs, np.uint32) if there is None else there
             )
@@ -247,3 +253,17 @@ class Session:
         state = "preempted" if number == signal.SIGTERM else "interrupted"
         message = "a second signal ended it at once; it goes on from its newest checkpoint"
         self.group.write_status(state, self.step, message)
+
+
+def best_return(tables: Sequence[Path]) -> float:
+    """The best mean return in the files `eval.csv` of runs, of several the mean at one step; -inf where there is none.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    returns: dict[float, list[float]] = {}
+    for table in tables:
+        for row in read_csv(table) if table.exists() else ():
+            returns.setdefault(row["step"], []).append(row.get("return_mean", math.nan))
+    means = [math.fsum(values) / len(values) for values in returns.values()]
+    return max((mean for mean in means if not math.isnan(mean)), default=-math.inf)

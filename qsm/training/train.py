@@ -14,10 +14,10 @@ from qsm.devices import compilation_cache, processes
 from qsm.learning.build import SIMULATORS, Simulators
 from qsm.options.run import LaunchOptions
 from qsm.record.status import Outcome
-from qsm.training.build import GroupLoop, LoopBuilder
+from qsm.training.build import GroupLoop, build_loop
 from qsm.training.display import Display, open_log
 from qsm.training.group import Group, Member
-from qsm.training.opening import open_group
+from qsm.training.opening import open_group, unfinished
 from qsm.training.resume import Start, resume
 from qsm.training.session import Session
 from qsm.training.signals import POLL_INTERVAL, interrupts
@@ -50,15 +50,13 @@ def train(
     launch = launch or LaunchOptions()
     # Shown once there is a display.
     warnings = [line for line in (processes.join_processes(), compilation_cache.use_cache()) if line]
+    members = unfinished(members, agent_name, task, launch)
+    if not members:
+        return "finished"
+    # Whether it fits is known before a folder is made.
+    built = build_loop(agent_name, task, members, launch, simulators)
     with contextlib.ExitStack() as stack:
-        # Whether it fits is known before a folder is made.
-        builder = LoopBuilder(agent_name, task, members, launch, simulators)
-        built = builder.build(members)
         group = open_group(stack, members, agent_name, task, launch, command, warnings.append)
-        if not group.runs:
-            return "finished"
-        if len(group.runs) < len(members):
-            built = builder.build(group.members)
         start = resume(group, built.loop)
         display = stack.enter_context(_display(group, built, start, agent_name, f"{task} ({launch.backend})"))
         for line in warnings:

@@ -20,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from qsm.command.script import read_arguments
 from tests.faults.contents import content, differences
 from tests.faults.injections import CASES, OTHERS, QUICK, Fault, explode, kill
 from tests.faults.trainings import TRAINING, Training
@@ -84,7 +84,7 @@ def verdicts(
 
 def main() -> None:
     """Runs the cases and prints a table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = read_arguments(Options, __doc__)["options"]
     cases: dict[str, tuple[Fault, Sequence[str]]] = {name: (fault, TRAINING) for name, fault in CASES.items()}
     cases |= {f"kill -9 {name}": (kill, arguments) for name, arguments in OTHERS.items()}
     for name, (fault, arguments) in cases.items():

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import agents
 from agents.qsm import QSMConfig
 from agents.sac import SACConfig
 from qsm.base.errors import UserError
@@ -38,7 +39,9 @@ from qsm.bench.suites import SUITES, tasks_of
 from qsm.bench.view import GridView
 from qsm.command import cli
 from qsm.options.run import RunConfig, run_config_class
+from qsm.options.saved import check_saved
 from qsm.record.config_file import resolved_config
+from qsm.record.find import find_runs, load_run
 from qsm.record.run_folder import RunDir
 
 STEPS = 1000
@@ -687,3 +690,15 @@ def test_a_wrong_benchmark_is_told_in_one_line(
     assert cli.main(["bench", *tasks, *rest, "--out", str(tmp_path / "bench")]) == 2
     told = capsys.readouterr().err
     assert complaint in told and told.count("\n") == 1 and not (tmp_path / "bench").exists()
+
+
+@pytest.mark.parametrize("path", find_runs(ROOT / "results" / "benchmark"), ids=str)
+def test_the_runs_of_former_versions_belong_to_the_same_grid(path: Path) -> None:
+    """`qsm bench` with the options of `results/README.md` takes what is there for its own."""
+    run = load_run(path)
+    check_saved(run.config)
+    steps = run.config["run_config"]["steps"]
+    options = RunConfig(seed=run.id.seed, steps=steps)
+    cell = Cell(run.id, path, agents.config_class(run.id.agent)(), options)
+    assert progress_of(cell, steps).state == "finished"
+    check_options({cell: progress_of(cell, steps)})

@@ -36,8 +36,9 @@ from qsm.learning.learner import Learner, TrainState
 from qsm.learning.schedule import Counters, updates_due
 from qsm.options.run import RunConfig
 from qsm.record.status import Outcome
-from qsm.record.tables import read_csv
+from qsm.record.tables import read_csv, read_table
 from qsm.training.group import Member
+from qsm.training.session import best_return
 from qsm.training.train import train
 from tests.arrivals import stored
 from tests.probe_environments import TruncatedReward
@@ -148,7 +149,7 @@ def test_resets_are_stored_and_are_no_environment_steps(learner: Learner):
     np.testing.assert_array_equal(rows["reward"][is_step], 1)
     np.testing.assert_array_equal(rows["discount"][is_step], 1)
     np.testing.assert_array_equal(rows["action"][~is_step], 0)
-    assert state.agent.num_observed.item() == 11  # one each for the start and every step
+    assert state.agent.num_observed.item() == 14  # every row that was stored, resets among them
     assert state.agent.num_updates.item() == 6
     assert state.agent.step_sum.item() == sum(range(6))
 
@@ -313,6 +314,52 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert "resuming at step 7" in capsys.readouterr().out
     assert_complete(path)
     assert run.made[number].num_steps == 3
+
+
+def test_it_is_said_that_programs_are_compiled_before_the_first_row(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Into a pipe, too, where nothing was to be seen until the first evaluation."""
+    assert run(tmp_path / "run") == "finished"
+    lines = capsys.readouterr().out.splitlines()
+    first_row = next(i for i, line in enumerate(lines) if line.split()[:1] == ["step"])
+    assert [i for i, line in enumerate(lines) if line.startswith("compiling")] == [first_row - 1]
+
+
+def test_the_best_of_a_resumed_run_is_that_of_the_whole_run(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run"
+    assert run(path, interrupt(at=7)) == "interrupted"
+    table = read_table(path / "eval.csv")
+    column = table.columns.index("return_mean")
+    table.rows[0][column], table.rows[1][column] = "81.4", "8.6"
+    (path / "eval.csv").write_text("".join(",".join(row) + "\n" for row in [table.columns, *table.rows]))
+    capsys.readouterr()
+    assert run(path) == "finished"
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "±" in line]
+    assert [(line[0], line[-2]) for line in lines] == [("8", "81.4"), ("10", "81.4")]
+
+
+def test_the_best_of_several_runs_is_that_of_their_mean(tmp_path: Path):
+    one, other, nothing = (tmp_path / name for name in ("one.csv", "other.csv", "nothing.csv"))
+    one.write_text("step,return_mean\n0,10\n5,nan\n10,30\n")
+    other.write_text("step,return_mean\n0,40\n5,99\n10,0\n")
+    assert best_return([one, other]) == 25
+    assert best_return([one]) == 30
+    assert best_return([other, nothing]) == 99
+    assert best_return([nothing]) == best_return([]) == -np.inf
+
+
+def test_the_best_policy_is_kept_and_stays_that_of_the_whole_run(run: Run, tmp_path: Path):
+    """Every evaluation returns 3 here, so that only the first is better than all before it."""
+    path = tmp_path / "run"
+    assert run(path, interrupt(at=7)) == "interrupted"
+    (kept,) = (path / "best").iterdir()
+    assert kept.name == "0.npz"
+    before = kept.read_bytes()
+    assert run(path) == "finished"
+    assert [file.read_bytes() for file in (path / "best").iterdir()] == [before]
 
 
 def test_sigterm_is_told_from_ctrl_c(run: Run, tmp_path: Path):
