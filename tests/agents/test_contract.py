@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import Var
 
 import agents
 from agents.parts import normalizer
@@ -116,55 +115,42 @@ def test_jit_changes_nothing(name: str):
         np.testing.assert_allclose(acted, jitted, rtol=1e-4, atol=1e-5)
 
 
-@every_agent
-def test_no_key_is_used_twice(name: str):
-    """JAX's checker is on in every test; here each program is traced anew with it, with keys that nobody else has."""
+def test_every_program_here_is_traced_with_the_checker_of_keys():
+    """So that a key that an agent uses twice fails each of these tests."""
     assert jax.config.jax_debug_key_reuse  # type: ignore[attr-defined]
-    agent, batch = small_agent(name), small_batch(0)
-    init, act_key, update_key = jax.random.split(jax.random.key(0), 3)
-    state = jax.jit(lambda key: agent.init(key))(init)
-    for mode, key in zip(MODES, jax.random.split(act_key, 2), strict=True):
-        jax.jit(functools.partial(agent.act, mode=mode))(state, batch.observation, key)
-    jax.jit(lambda *inputs: agent.update(*inputs))(state, batch, update_key, jnp.asarray(0))
 
+    class Twice(type(small_agent("sac"))):
+        def act(self, state: Any, observation: jax.Array, key: jax.Array, *, mode: Any) -> jax.Array:
+            again = jax.random.normal(key, (observation.shape[0], 1))
+            return super().act(state, observation, key, mode=mode) + again
 
-def test_the_checker_of_keys_sees_a_second_use():
-    def twice(key: jax.Array) -> jax.Array:
-        return jax.random.normal(key) + jax.random.uniform(key)
-
+    agent = Twice(small_agent("sac").config, OBSERVATION_SIZE, ACTION_SIZE)
     with pytest.raises(jax.errors.KeyReuseError):
-        jax.jit(twice)(jax.random.key(0))
+        act(agent, "explore")(initial(agent), small_batch(0).observation, jax.random.key(0))
 
 
 # ---- Hyperparameters ----------------------------------------------------------------------------------------------
 
 
-def read_leaves(program: Any, *inputs: Any) -> list[bool]:
-    """Which leaves of the first input `program` reads, at any depth of its calls."""
-    jaxpr = jax.make_jaxpr(program)(*inputs).jaxpr
-    read = {variable for equation in jaxpr.eqns for variable in equation.invars if isinstance(variable, Var)}
-    return [variable in read for variable in jaxpr.invars[: len(jax.tree.leaves(inputs[0]))]]
-
-
 @every_agent
 def test_every_hyperparameter_is_read_from_the_state(name: str):
     """One that is read from the options alone would be the same for every value of a sweep."""
-    agent, batch = small_agent(name), small_batch(0)
-    state = initial(agent)
-    key, step = jax.random.key(0), jnp.asarray(0)
-    programs = [
-        (lambda state, key: agent.update(state, batch, key, step), (state, key)),
-        *((functools.partial(agent.act, mode=mode), (state, batch.observation, key)) for mode in MODES),
-    ]
-    read = np.any([read_leaves(program, *inputs) for program, inputs in programs], axis=0)
-    assert float(agent.discount(state)) == pytest.approx(agent.config.discount)
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
-    names = {
-        path[1].key
-        for path, is_read in zip(paths, read, strict=True)
-        if path[0].name == "hyperparameters" and is_read
-    }
-    assert names == set(state.hyperparameters) - {"discount"} - set(agent.config.initial)
+    agent = small_agent(name)
+    state, _ = update(agent, step=0)  # some are only read once there is something to follow
+    observation = small_batch(0).observation
+
+    def outcome(state: Any) -> Any:
+        new_state, metrics = update(agent, state, step=1)
+        acted = [act(agent, mode)(state, observation, jax.random.key(2)) for mode in MODES]
+        return new_state._replace(hyperparameters=()), metrics, acted
+
+    usual = outcome(state)
+    for option, value in state.hyperparameters.items():
+        changed = with_hyperparameters(state, **{option: 0.1 * float(value) + 0.05})
+        is_read = distance(outcome(changed), usual) > 0.0
+        assert is_read != (option == "discount" or option in agent.config.initial), option
+        if option == "discount":
+            assert float(agent.discount(changed)) == pytest.approx(0.1 * float(value) + 0.05)
 
 
 @every_agent
@@ -174,7 +160,9 @@ def test_values_of_the_start_change_the_start(name: str):
         assert distance(initial(small_agent(name, **{option: default / 2})), initial(small_agent(name))) > 0.0
 
 
-@every_agent
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "qsm-clean" else name for name in NAMES]
+)
 def test_each_seed_of_the_axis_learns_what_it_would_alone(name: str):
     assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]
     agent, batch = small_agent(name), small_batch(0, lead=(2,))
