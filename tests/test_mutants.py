@@ -129,6 +129,10 @@ def test_a_file_is_tested_by_its_own_tests_or_by_those_of_its_folder(tmp_path: P
         "tests/agents/test_half.py",
         "tests/agents/test_contract.py",
     ]
+    (root / "tests/data").mkdir()
+    for name in ("test_ring.py", "test_a.py"):
+        (root / "tests/data" / name).write_text("")
+    assert find_tests(Path("data/ring.py"), root) == ["tests/data/test_ring.py", "tests/data/test_a.py"]
     assert files_named(["agents"], root) == [Path("agents/half.py")]
     with pytest.raises(SystemExit, match="no Python file"):
         files_named(["missing"], root)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents import Style
+from agents import AGENTS, Style
 from qsm.base.text import count
 from qsm.report.intervals import (
     Estimate,
@@ -24,7 +24,7 @@ from qsm.report.intervals import (
     performance_profile,
     probability_of_improvement,
 )
-from qsm.report.reference import Reference
+from qsm.report.reference import DRAWN, Reference
 from qsm.report.results import Comparison
 from qsm.report.styles import WIDTH, legend_below, line_of, new_figure, step_axis, style_of, styled
 
@@ -92,8 +92,14 @@ def learning_curves(
     return figure, rows
 
 
-PUBLISHED_LOOKS = {"SAC": ("//", "^"), "TD3": ("\\\\", "D"), "SimbaV2": ("..", "*")}
-"""Hatching and marker of what is published; the baselines have the markers of ours."""
+HATCHES = ("//", "\\\\", "..", "xx", "++", "oo")
+"""Of what is published, in its order."""
+
+
+def published_marker(name: str) -> str:
+    """The marker of our agent of that name, for a baseline; a star for any other method."""
+    entry = AGENTS.get(name.lower())
+    return entry.style.marker if entry is not None else "*"
 
 
 def _steps(curves: Iterable[Reference]) -> list[int]:
@@ -111,7 +117,7 @@ def _published(axes: Axes, name: str, curves: Sequence[Reference], last: int, pl
     steps = _steps(curves)
     low, high = zip(*(_ends(curves, step) for step in steps), strict=True)
     label = f"published {name} ({count(len(curves), 'source')})"
-    hatch, marker = PUBLISHED_LOOKS.get(name, ("xx", "P"))
+    hatch, marker = HATCHES[list(DRAWN).index(name) % len(HATCHES)], published_marker(name)
     if len(steps) > 1:
         return axes.fill_between(
             steps, low, high, facecolor="none", edgecolor="#AAAAAA", hatch=hatch, linewidth=0.5, label=label

@@ -16,7 +16,7 @@ SEEDS = 3
 """Published points of fewer seeds are neither drawn nor compared with."""
 COUNTERPARTS = {name: entry.published for name, entry in AGENTS.items() if entry.published}
 """Our baselines, and the algorithms of the file that they are implementations of."""
-DRAWN = {"SAC": COUNTERPARTS["sac"], "TD3": COUNTERPARTS["td3"], "SimbaV2": ("SimbaV2(utd2)",)}
+DRAWN = {name.upper(): names for name, names in COUNTERPARTS.items()} | {"SimbaV2": ("SimbaV2(utd2)",)}
 """What is drawn under which name: the baselines, and a strong recent method."""
 FLOOR_STEP = 100_000
 """The earliest step at which most sources have a point."""

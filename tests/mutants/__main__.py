@@ -2,10 +2,9 @@
 
     python -m tests.mutants [--files agents/sac.py] [--sample 30] [--seed 0] [--output survivors.csv]
 
-Each mutant of a file runs, in a copy of the tree, the tests of that file alone: those named after it in the folder of
-`tests/` that mirrors its own, or all of that folder where none is, and in `agents/` the tests of what all agents
-promise. Programs that were compiled for one mutant serve the others where they are the same. Some survivors are no gap
-in the tests, but mean the same as the original: look at each.
+Each mutant of a file runs, in a copy of the tree, the tests of that file alone (`find_tests` says which). Programs that
+were compiled for one mutant serve the others where they are the same. Some survivors are no gap in the tests, but mean
+the same as the original: look at each.
 """
 
 from __future__ import annotations
@@ -66,13 +65,19 @@ def files_named(names: Sequence[str], root: Path = ROOT) -> list[Path]:
 
 
 def find_tests(file: Path, root: Path = ROOT) -> list[str]:
-    """The test files that are to find a fault in `file`, relative to `root`: by its name, or else by its folder."""
+    """The test files that are to find a fault in `file`, relative to `root`.
+
+    Those with its name, wherever they lie above it, and outside of `agents/` all of its folder behind them; where none
+    has its name, the tests of its folder, or of the next one above that has some.
+    """
     top = root / "tests"
     folders = [top / parent for parent in file.parents if parent != Path()]
     found: list[Path] = []
     for patterns in ((f"test_{file.stem}.py", f"test_{file.stem}_*.py"), ("test_*.py",)):
         for folder in folders:
             found = found or [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if file.parts[0] != "agents":
+        found += [path for path in sorted((top / file.parent).glob("test_*.py")) if path not in found]
     names = [str(path.relative_to(root)) for path in found]
     if file.parts[0] == "agents":
         names += [name for name in ALL_AGENTS if (root / name).exists() and name not in names]
@@ -125,25 +130,27 @@ def run_tests(tests: Sequence[str], tree: Path, timeout: float) -> tuple[str, fl
     return "killed" if process.returncode else "survived", time.monotonic() - began
 
 
-def judge(mutants: Sequence[tuple[Path, Mutant]], tree: Path, timeout: float | None) -> Iterator[Result]:
-    """What the tests in `tree` say of each mutant; the file is then as it was.
+def judge(
+    mutants: Sequence[tuple[Path, Mutant]], tree: Path, timeout: float | None, tests: Sequence[str] = ()
+) -> Iterator[Result]:
+    """What `tests`, or those of its file, say of each mutant in `tree`; the file is then as it was.
 
     Raises:
       SystemExit: tests fail without any fault.
     """
     limits: dict[Path, float] = {}
     for file, mutant in mutants:
-        tests, original = find_tests(file, tree), (tree / file).read_text()
+        found, original = list(tests) or find_tests(file, tree), (tree / file).read_text()
         if file not in limits:
-            result, seconds = run_tests(tests, tree, timeout or 3600)
+            result, seconds = run_tests(found, tree, timeout or 3600)
             if result != "survived":
-                sys.exit(f"{' '.join(tests)}: {result} without a fault; mend that first")
+                sys.exit(f"{' '.join(found)}: {result} without a fault; mend that first")
             # The second time compiled programs are there, as they are for most of what a mutant computes.
-            print(f"{file}: {' '.join(tests)} ({seconds:.0f} s without a fault)", flush=True)
+            print(f"{file}: {' '.join(found)} ({seconds:.0f} s without a fault)", flush=True)
             limits[file] = timeout or max(AT_LEAST, SLOWER * seconds)
         (tree / file).write_text(mutant.source)
         try:
-            result, seconds = run_tests(tests, tree, limits[file])
+            result, seconds = run_tests(found, tree, limits[file])
         finally:
             (tree / file).write_text(original)
         yield Result(str(file), *mutant[:3], result, round(seconds, 1))
@@ -158,6 +165,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--files", nargs="+", default=DEFAULT_FILES, help="files and folders to plant faults in"
     )
     parser.add_argument("--lines", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only in these lines")
+    parser.add_argument("--tests", nargs="+", default=(), help="run these instead of the tests of each file")
     parser.add_argument("--sample", type=int, help="how many mutants, drawn at random; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--timeout", type=float, help="seconds for a mutant; by default five times as usual")
@@ -199,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writer = csv.writer(output) if output else None
         if writer:
             writer.writerow(COLUMNS)
-        for one in judge(mutants, tree, options.timeout):
+        for one in judge(mutants, tree, options.timeout, options.tests):
             results.append(one)
             print(
                 f"{one.result:9}{one.file}:{one.line}:{one.column}: {one.mutation} ({one.seconds:.0f} s)",
