@@ -64,6 +64,18 @@ class VectorEnvironment:
         )
         return state, self._first(current)
 
+    def put_out_of_step(self, state: VectorState, key: jax.Array) -> VectorState:
+        """Has the episodes under way after `reset` end at different times, though all were begun at once.
+
+        Tasks that do not terminate would be reset in the same tick for ever, and early batches would hold beginnings of
+        episodes alone. Each environment is taken to have come a random way already, of whole actions and uniform over
+        the episode, so that its first episode is that much shorter.
+        """
+        repeat, longest = self.spec.action_repeat, self.spec.episode_steps
+        num_actions = -(-longest // repeat)
+        elapsed = repeat * jax.random.randint(key, (self.num_envs,), 0, num_actions)
+        return state._replace(elapsed=elapsed)
+
     def observation(self, state: VectorState) -> jax.Array:
         """Observations to act on `[N, O]`: of the new episode where one has begun."""
         return state.current.observation

@@ -13,9 +13,11 @@ def stored(buffer: Replay, since: np.ndarray | None = None) -> Rows:
     """What the buffer of one seed holds, in the order of arrival."""
 
     def fetch(start: int, length: int) -> dict[str, np.ndarray]:
-        return {name: np.array(getattr(buffer, name)[start : start + length]) for name in replay.ROW_FIELDS}
+        return {name: np.array(getattr(buffer, name)[start : start + length]) for name in buffer.row_fields}
 
-    return replay.rows_since(buffer, np.asarray(buffer.written), since, fetch)
+    rows = replay.rows_since(buffer, np.asarray(buffer.written), since, fetch)
+    largest = buffer.largest_priority
+    return rows._replace(largest_priority=None if largest is None else np.array(largest))
 
 
 def arrival(

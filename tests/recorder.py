@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from qsm.learning.learner import TrainState
 from qsm.learning.loop import Loop
+from qsm.learning.programs import TrainState
 from qsm.learning.schedule import Counters
 
 START = Counters(0, 0)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from agents import Entry, Style
+from agents.config import AgentConfig
 from agents.parts.types import Mean, Metrics, Mode, Sampling, Transition
 
 
@@ -15,7 +17,7 @@ class TallyState(NamedTuple):
     """What came of the calls so far."""
 
     weight: jax.Array  # [] drawn by `init`
-    num_observed: jax.Array  # [] time steps seen by `observe`
+    num_observed: jax.Array  # [] valid rows seen by `observe`
     num_updates: jax.Array  # []
     step_sum: jax.Array  # [] sum of the steps that `update` was given
     reward_sum: jax.Array  # [] sum of the batches' mean rewards
@@ -55,9 +57,9 @@ class TallyAgent:
         return state.hyperparameters["discount"]
 
     def observe(self, state: TallyState, time_step: Any, is_valid: jax.Array) -> TallyState:
-        return state._replace(num_observed=state.num_observed + 1)
+        return state._replace(num_observed=state.num_observed + is_valid.sum(dtype=jnp.int32))
 
-    def revise(self, state: TallyState, batch: Transition, key: jax.Array) -> None:
+    def revise(self, state: Any, batch: Transition, key: jax.Array) -> Any:
         return None
 
     def act(self, state: TallyState, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
@@ -82,3 +84,14 @@ class TallyAgent:
             "tally/never": Mean(jnp.zeros(()), jnp.zeros(())),
         }
         return state, metrics
+
+
+def build(config: AgentConfig, observation_size: int, action_size: int) -> TallyAgent:
+    """As `agents.build` calls it; of the options, only the sizes count."""
+    return TallyAgent(action_size)
+
+
+TALLY = Entry(
+    __name__, "AgentConfig", "build", "Counts every call", "deterministic", Style("#000000", "-", "o")
+)
+"""For the registry, while a test runs."""

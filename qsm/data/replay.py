@@ -1,8 +1,8 @@
 """One replay buffer for the host loop, the device loop and the seed axis (docs/architecture.md).
 
 Each time step is stored once, in the row of its arrival: the observation, with the action, reward and discount
-that led to it. n-step transitions are formed when sampling. All functions are pure and un-jitted; a `Replay` is
-donated to the jitted function that inserts into it, so rows are written in place.
+that led to it. n-step transitions are formed when sampling (`qsm.data.sampling`). All functions are pure and un-jitted;
+a `Replay` is donated to the jitted function that inserts into it, so rows are written in place.
 
 Write before you read: on the CPU backend a gather before the write in the same program copies the whole buffer.
 """
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.parts.types import Sampling, Transition
-from envs.api import StepType, TimeStep
+from agents.parts.types import Index, Revision
+from envs.api import TimeStep
 
 ROW_FIELDS = ("observation", "action", "reward", "discount", "step_type")
 
@@ -40,42 +40,58 @@ class Replay(NamedTuple):
     discount: jax.Array  # [T, N] float32, the environment's own: 0 at termination, else 1
     step_type: jax.Array  # [T, N] int8
     written: jax.Array  # [N] uint32, rows written since the beginning; row number r lies at r mod T
+    # Only where rows are drawn in proportion to a priority.
+    priority: jax.Array | None = None  # [T, N] float32, of the row as a start
+    largest_priority: jax.Array | None = None  # [] float32, of all that were set; new rows get it
 
     @property
-    def capacity(self) -> int:
+    def num_rows(self) -> int:
+        """Rows T of each environment."""
         return self.step_type.shape[0]
+
+    @property
+    def row_fields(self) -> tuple[str, ...]:
+        """The fields `[T, N, ...]`."""
+        return ROW_FIELDS if self.priority is None else (*ROW_FIELDS, "priority")
 
     @property
     def cursor(self) -> jax.Array:
         """`[N]` int32, where the next row goes."""
-        return (self.written % self.capacity).astype(jnp.int32)
+        return (self.written % self.num_rows).astype(jnp.int32)
 
     @property
     def size(self) -> jax.Array:
         """`[N]` int32, rows that are there, at most T."""
-        return jnp.minimum(self.written, self.capacity).astype(jnp.int32)
+        return jnp.minimum(self.written, self.num_rows).astype(jnp.int32)
 
 
-def create(capacity: int, num_envs: int, observation_size: int, action_size: int) -> Replay:
-    """An empty buffer of `capacity` rows `[T]` for each environment."""
+def create(
+    num_rows: int, num_envs: int, observation_size: int, action_size: int, prioritized: bool = False
+) -> Replay:
+    """An empty buffer of `num_rows` rows `[T]` for each environment."""
     return Replay(
-        observation=jnp.zeros((capacity, num_envs, observation_size), jnp.float32),
-        action=jnp.zeros((capacity, num_envs, action_size), jnp.float32),
-        reward=jnp.zeros((capacity, num_envs), jnp.float32),
-        discount=jnp.zeros((capacity, num_envs), jnp.float32),
-        step_type=jnp.zeros((capacity, num_envs), jnp.int8),
+        observation=jnp.zeros((num_rows, num_envs, observation_size), jnp.float32),
+        action=jnp.zeros((num_rows, num_envs, action_size), jnp.float32),
+        reward=jnp.zeros((num_rows, num_envs), jnp.float32),
+        discount=jnp.zeros((num_rows, num_envs), jnp.float32),
+        step_type=jnp.zeros((num_rows, num_envs), jnp.int8),
         written=jnp.zeros((num_envs,), jnp.uint32),
+        priority=jnp.zeros((num_rows, num_envs), jnp.float32) if prioritized else None,
+        largest_priority=jnp.ones((), jnp.float32) if prioritized else None,
     )
 
 
-def nbytes(capacity: int, num_envs: int, observation_size: int, action_size: int) -> int:
+def nbytes(
+    num_rows: int, num_envs: int, observation_size: int, action_size: int, prioritized: bool = False
+) -> int:
     """Bytes that `create` will take."""
-    return capacity * num_envs * bytes_per_row(observation_size, action_size) + 4 * num_envs
+    rows = num_rows * num_envs * bytes_per_row(observation_size, action_size, prioritized)
+    return rows + 4 * num_envs + 4 * prioritized
 
 
-def bytes_per_row(observation_size: int, action_size: int) -> int:
+def bytes_per_row(observation_size: int, action_size: int, prioritized: bool = False) -> int:
     """Bytes of one row of one environment."""
-    return 4 * (observation_size + action_size + 2) + 1
+    return 4 * (observation_size + action_size + 2 + prioritized) + 1
 
 
 def insert(replay: Replay, action: jax.Array, time_step: TimeStep, present: Any = True) -> Replay:
@@ -95,97 +111,53 @@ def insert(replay: Replay, action: jax.Array, time_step: TimeStep, present: Any 
         storage = getattr(replay, name)
         return storage.at[target, env].set(values.astype(storage.dtype), mode="drop", unique_indices=True)
 
+    if replay.priority is not None and replay.largest_priority is not None:
+        # Drawn soon: nothing is known of it yet.
+        largest = jnp.broadcast_to(replay.largest_priority, (num_envs,))
+        replay = replay._replace(priority=write("priority", largest))
     return replay._replace(
         **{name: write(name, values) for name, values in zip(ROW_FIELDS, row, strict=True)},
         written=replay.written + present.astype(jnp.uint32),
     )
 
 
-MAX_ROUNDS = 1_000
-"""Rounds of rejection after which a buffer counts as one without a valid start."""
+def revise(replay: Replay, index: Index, revision: Revision, present: Any = True) -> Replay:
+    """Changes rows that were sampled: the action that was taken at each start `index` `[B]`, and its priority.
 
-
-def sample(
-    replay: Replay, sampling: Sampling, discount: jax.Array | float, key: jax.Array, wanted: Any = True
-) -> Transition:
-    """A batch of n-step transitions, uniform over valid starts and environments. All arrays are fresh.
-
-    A row is a valid start if another row of its episode follows and its window is closed: n rows have been written
-    after it, or its episode ended before that, in which case n is shortened with the matching power of gamma. An
-    episode ends at its LAST row, or where the next row is FIRST (a simulation that failed). Starts are drawn by
-    rejection, so the buffer must hold at least one: n + 1 rows of an episode do, or any whole episode. Where there is
-    none (every environment fails at every step) the rewards are NaN, so that the run is stopped and does not hang.
+    Where a start was drawn more than once, the last of its places in the batch counts.
 
     Args:
-      discount: gamma per row; an argument so that it may be a swept hyperparameter.
-      wanted: `[]` bool; where false any rows will do, so that a seed that is held keeps no other waiting.
+      present: `[]` bool; where false nothing changes.
+
+    Raises:
+      ValueError: the revision has priorities, and the buffer was made without.
     """
-    num_rows, num_envs = replay.step_type.shape
-    oldest = (replay.cursor - replay.size) % num_rows  # [N]
-    newest = jnp.maximum(replay.size.max() - 1, 1)
-    n = sampling.n_step
+    num_rows = replay.num_rows
+    position = jnp.arange(index.row.shape[0])
+    is_later = position[None, :] > position[:, None]
+    is_same = jnp.ones_like(is_later)
+    for numbers in index:
+        is_same &= numbers[None, :] == numbers[:, None]
+    is_repeated = (is_same & is_later).any(axis=1)
+    is_written = present & ~is_repeated
 
-    def propose(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        age_key, env_key = jax.random.split(key)
-        age = jax.random.randint(age_key, (sampling.batch_size,), 0, newest)
-        env = jax.random.randint(env_key, (sampling.batch_size,), 0, num_envs)
-        return age, env, _is_start(replay, oldest[env], age, env, n) | ~jnp.asarray(wanted)
+    def write(storage: jax.Array, row: jax.Array, values: jax.Array) -> jax.Array:
+        # A row past the end is dropped.
+        target = jnp.where(is_written, row, num_rows)
+        return storage.at[target, index.environment].set(values.astype(storage.dtype), mode="drop")
 
-    def redraw(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        key, age, env, valid, count = carry
-        key, proposal_key = jax.random.split(key)
-        new_age, new_env, new_valid = propose(proposal_key)
-        age, env = jnp.where(valid, age, new_age), jnp.where(valid, env, new_env)
-        return key, age, env, valid | new_valid, count + 1
-
-    key, first_key = jax.random.split(key)
-    _, age, env, valid, _ = jax.lax.while_loop(
-        lambda carry: ~carry[3].all() & (carry[4] < MAX_ROUNDS),
-        redraw,
-        (key, *propose(first_key), jnp.ones((), jnp.int32)),
-    )
-    batch = _transition(replay, (oldest[env] + age) % num_rows, env, discount, n)
-    return batch._replace(reward=jnp.where(valid, batch.reward, jnp.nan))
-
-
-def _is_start(replay: Replay, oldest: jax.Array, age: jax.Array, env: jax.Array, n: int) -> jax.Array:
-    """Which candidates `[B]` (rows after their environment's oldest, environment) are valid starts."""
-    num_rows, size = replay.capacity, replay.size[env]
-    closed = age + n < size
-    for k in range(1, n):
-        last = replay.step_type[(oldest + age + k) % num_rows, env] == StepType.LAST
-        closed |= last & (age + k < size)
-        after = age + k + 1
-        interrupted = replay.step_type[(oldest + after) % num_rows, env] == StepType.FIRST
-        closed |= interrupted & (after < size)
-    # A LAST row needs no check of its own: what follows it is FIRST, or not there yet.
-    return closed & (replay.step_type[(oldest + age + 1) % num_rows, env] != StepType.FIRST)
-
-
-def _transition(
-    replay: Replay, row: jax.Array, env: jax.Array, gamma: jax.Array | float, n: int
-) -> Transition:
-    """The n-step transitions that start at `row` `[B]`, shortened where the episode ends."""
-    num_rows = replay.capacity
-    reward = jnp.zeros(row.shape)
-    discount = jnp.ones(row.shape)
-    end = row
-    going = jnp.ones(row.shape, bool)
-    for k in range(1, n + 1):
-        here = (row + k) % num_rows
-        # A FIRST row belongs to the next episode; past the first step only (valid starts have a successor).
-        going &= replay.step_type[here, env] != StepType.FIRST
-        reward += jnp.where(going, discount * replay.reward[here, env], 0.0)
-        discount *= jnp.where(going, gamma * replay.discount[here, env], 1.0)
-        end = jnp.where(going, here, end)
-        going &= replay.step_type[here, env] != StepType.LAST
-    return Transition(
-        observation=replay.observation[row, env],
-        action=replay.action[(row + 1) % num_rows, env],
-        reward=reward,
-        discount=discount,
-        next_observation=replay.observation[end, env],
-    )
+    if revision.action is not None:
+        # The row of the arrival holds the action that led to it.
+        replay = replay._replace(action=write(replay.action, (index.row + 1) % num_rows, revision.action))
+    if revision.priority is not None:
+        if replay.priority is None or replay.largest_priority is None:
+            raise ValueError("the agent sets priorities, but its Sampling is not prioritized")
+        largest = jnp.maximum(replay.largest_priority, revision.priority.max())
+        replay = replay._replace(
+            priority=write(replay.priority, index.row, revision.priority),
+            largest_priority=jnp.where(present, largest, replay.largest_priority),
+        )
+    return replay
 
 
 class Rows(NamedTuple):
@@ -198,11 +170,17 @@ class Rows(NamedTuple):
     step_type: np.ndarray  # [L, N]
     first: np.ndarray  # [N] int64, number of the first row
     size: np.ndarray  # [N] int64, rows that are there
+    priority: np.ndarray | None = None  # [L, N], of a buffer that holds priorities
+    largest_priority: np.ndarray | None = None  # [], likewise
 
     @property
     def stop(self) -> np.ndarray:
         """`[N]` int64, the number after that of the last row."""
         return self.first + self.size
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields that are there, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def rows_since(
@@ -231,7 +209,7 @@ def rows_since(
     length = max(1, min(num_rows, FETCHED_ROWS // num_envs))
     fields = {
         name: np.zeros((len(age), *getattr(shapes, name).shape[1:]), getattr(shapes, name).dtype)
-        for name in ROW_FIELDS
+        for name in shapes.row_fields
     }
     for block in np.unique(place[there] // length):
         start = int(min(block * length, num_rows - length))
@@ -250,7 +228,7 @@ def from_rows(shapes: Replay, parts: Sequence[Rows]) -> Replay:
     """
     num_rows, num_envs = shapes.step_type.shape
     fields: dict[str, Any] = {
-        name: np.zeros(getattr(shapes, name).shape, getattr(shapes, name).dtype) for name in ROW_FIELDS
+        name: np.zeros(getattr(shapes, name).shape, getattr(shapes, name).dtype) for name in shapes.row_fields
     }
     written = np.zeros(num_envs, np.int64)
     if parts:
@@ -267,7 +245,12 @@ def from_rows(shapes: Replay, parts: Sequence[Rows]) -> Replay:
         row, env = np.nonzero((age < part.size) & (part.first + age >= written - num_rows))
         for name, storage in fields.items():
             values = getattr(part, name)
+            if values is None:
+                raise ValueError(f"the rows hold no {name}, and this agent draws by it")
             if values.shape[1:] != storage.shape[1:]:
                 raise ValueError(f"{name} is {values.shape[2:]} there and {storage.shape[2:]} in this task")
             storage[(part.first[env] + row) % num_rows, env] = values[row, env]
+    if shapes.largest_priority is not None:
+        largest = parts[-1].largest_priority if parts else None
+        fields["largest_priority"] = np.float32(1.0 if largest is None else largest)
     return Replay(**fields, written=written.astype(np.uint32))  # type: ignore[arg-type]

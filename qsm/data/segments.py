@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def write(folder: Path, step: int, rows: Rows) -> Segment:
       OSError: it cannot be written; nothing is left of it.
     """
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **rows._asdict())  # type: ignore[arg-type]
+    np.savez(file, allow_pickle=False, **rows.arrays())  # type: ignore[arg-type]
     data = file.getvalue()
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"{step}.npz", data)
@@ -77,12 +77,20 @@ def read(folder: Path, segment: Segment) -> Rows:
     if hashlib.sha256(data).hexdigest() != segment.sha256:
         raise ValueError(f"{folder / segment.name} is damaged")
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        return Rows(**{name: file[name] for name in Rows._fields})
+        return Rows(**{name: file[name] for name in Rows._fields if name in file.files})
 
 
-def still_there(segments: Iterable[Segment], written: np.ndarray, capacity: int) -> list[Segment]:
-    """Those with rows that a buffer of `capacity` rows still holds when `written` `[N]` have been written."""
-    return [segment for segment in segments if np.any(np.asarray(segment.stop) > written - capacity)]
+def still_there(segments: Sequence[Segment], written: np.ndarray, num_rows: int) -> list[Segment]:
+    """Those with rows that a buffer of `num_rows` rows still holds when `written` `[N]` have been written.
+
+    A segment whose rows a later one holds anew, because they were revised meanwhile, is none of them.
+    """
+    return [
+        segment
+        for i, segment in enumerate(segments)
+        if np.any(np.asarray(segment.stop) > written - num_rows)
+        and not any(np.any(np.asarray(later.first) < segment.stop) for later in segments[i + 1 :])
+    ]
 
 
 def remove_others(folder: Path, named: Sequence[Segment]) -> None:

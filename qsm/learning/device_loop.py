@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.api import Arrival, StepType
+from envs.api import Arrival
 from envs.vector import VectorEnvironment, VectorState
-from qsm.data import replay
+from qsm.learning import programs
+from qsm.learning.device_evaluate import DevicePlayer
 from qsm.learning.evaluate import Evaluation
-from qsm.learning.learner import Learner, Streams, TrainState
+from qsm.learning.keys import Streams
+from qsm.learning.learner import Learner
 from qsm.learning.memory import size_of
-from qsm.learning.placement import each_seed
+from qsm.learning.programs import TrainState
 from qsm.learning.schedule import Counters, Schedule
 from qsm.options.run import RunConfig
 
@@ -48,24 +50,26 @@ class DeviceLoop:
         self.schedule = Schedule.of(config, environment.spec.action_repeat, n_step)
         self.evaluation = VectorEnvironment(environment.environment, config.eval_episodes)
         self.player = DevicePlayer(learner, self.evaluation)
+        self.random_elapsed = config.random_elapsed
         self.pace = Pace()
         self._reset = jax.jit(jax.vmap(self._reset_one))
-        self._advance = jax.jit(self._advance_all, donate_argnums=0)
+        axes = (0, 0, None, None, None, None, None, 0)
+        advance = learner.placement.over_seeds(self._advance_seeds, axes)
+        self._advance = jax.jit(advance, donate_argnums=0)
 
     def nbytes(self) -> int:
         """Bytes of the environments of all seeds, about, those of evaluation included; they are not allocated."""
         num_envs, num_episodes = self.environment.num_envs, self.evaluation.num_envs
-        training = size_of(_without_keys(jax.eval_shape(self._reset, self.learner.streams.environment)))
+        training = size_of(_without_keys(self._environment_shapes()))
         # In proportion: to trace the reset once more would cost the start a second. The two never step at a time.
         stepping = self.environment.environment.step_bytes * max(num_envs, num_episodes)
         return -(-training * (num_envs + num_episodes) // num_envs) + self.learner.num_seeds * stepping
 
     def begin(self) -> TrainState:
-        environment = self._reset(self.learner.streams.environment)
+        environment = self._reset(self.learner.streams)
         environment = self.learner.placement.put_environment(environment)
-        state = self.learner.init(environment)
         # The start of every episode is a row of its own.
-        return self._store_start(state)
+        return self._store_starts(self.learner.init(environment))
 
     def advance(self, state: TrainState, at: Counters, until: int) -> tuple[TrainState, Counters]:
         """Makes as many ticks as take about `DISPATCH_SECONDS`; see `Loop.advance`."""
@@ -99,7 +103,7 @@ class DeviceLoop:
         return {f"{i:03}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(member))}
 
     def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> object:
-        template = jax.eval_shape(self._reset, self.learner.streams.environment)
+        template = self._environment_shapes()
         leaves, structure = jax.tree.flatten(_without_keys(template))
         shapes = [leaf.shape[1:] for leaf in leaves]
         for one in saved:
@@ -113,13 +117,26 @@ class DeviceLoop:
         environment = _with_keys(jax.tree.unflatten(structure, stacked), template)
         return self.learner.placement.put_environment(environment)
 
-    # ---- Programs of the group ----------------------------------------------------------------------------------
+    def _environment_shapes(self) -> VectorState:
+        return jax.eval_shape(self._reset, self.learner.streams)
 
-    def _advance_all(self, *arguments: Any) -> TrainState:
-        axes = (0, 0, None, None, None, None, None, 0)
-        return self.learner.placement.over_seeds(self._advance_some, axes)(*arguments)
+    def _store_starts(self, state: TrainState) -> TrainState:
+        """Writes the FIRST rows of all environments into the empty buffers, and shows them to the agents."""
+        num_envs, spec = self.environment.num_envs, self.environment.spec
+        active = jnp.ones(self.learner.num_seeds, bool)
 
-    def _advance_some(
+        def store(state: TrainState) -> TrainState:
+            first = jax.vmap(self.environment.first)(state.environment)
+            yes = jnp.ones((self.learner.num_seeds, num_envs), bool)
+            action = jnp.zeros((*yes.shape, spec.action_size))
+            state = self.learner.store_seeds(state, action, Arrival(first, ~yes, first, yes), active)
+            return self.learner.placement.constrain(state)
+
+        return jax.jit(store, donate_argnums=0)(state)
+
+    # ---- Inside programs ----------------------------------------------------------------------------------------
+
+    def _advance_seeds(
         self,
         state: TrainState,
         streams: Streams,
@@ -130,7 +147,7 @@ class DeviceLoop:
         random_steps: jax.Array,
         active: jax.Array,
     ) -> TrainState:
-        """`ticks` ticks of as many seeds as `state` holds; `updates` `[CHUNK]` tells how many each makes."""
+        """`ticks` ticks of as many seeds as `state` holds; `updates` `[CHUNK]` says how many each makes."""
         simulate = jax.vmap(self._simulate_one, in_axes=(0, 0, 0, None, None, 0))
 
         def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
@@ -140,29 +157,19 @@ class DeviceLoop:
                 state.environment, state.agent, streams, here, here < random_steps, active
             )
             state = state._replace(environment=environment)
-            state = self.learner.learn_some(state, streams, action, arrival, count, updates[i], active)
-            return self.learner.placement.constrain(state), count + updates[i]
+            state = self.learner.learn_seeds(state, streams, action, arrival, count, updates[i], active)
+            return state, count + updates[i]
 
         state, _ = jax.lax.fori_loop(0, ticks, body, (state, num_updates))
         return state
 
-    def _store_start(self, state: TrainState) -> TrainState:
-        """Writes the FIRST rows of all environments into the empty buffers."""
-
-        def store(state: TrainState) -> TrainState:
-            first = self.environment.first(state.environment)
-            action = jnp.zeros((self.environment.num_envs, self.environment.spec.action_size))
-            return state._replace(replay=replay.insert(state.replay, action, first))
-
-        program = jax.jit(
-            lambda state: self.learner.placement.constrain(jax.vmap(store)(state)), donate_argnums=0
-        )
-        return program(state)
-
-    # ---- Programs of one seed -----------------------------------------------------------------------------------
-
-    def _reset_one(self, stream: jax.Array) -> VectorState:
-        return self.environment.reset(stream)[0]
+    def _reset_one(self, streams: Streams) -> VectorState:
+        state, _ = self.environment.reset(streams.environment)
+        if self.random_elapsed:
+            # Folded, as every draw from a stream is: a key that was consumed may not be given to a program again.
+            key = jax.random.fold_in(streams.elapsed, 0)
+            state = self.environment.put_out_of_step(state, key)
+        return state
 
     def _simulate_one(
         self,
@@ -175,11 +182,12 @@ class DeviceLoop:
     ) -> tuple[VectorState, jax.Array, Arrival]:
         """One step of every environment: their new state, the actions `[N, A]` and what came of them."""
         observation = self.environment.observation(environment)
+        agent, action_size = self.learner.agent, self.environment.spec.action_size
         tick = jnp.zeros((), jnp.int32)
-        action = self.learner.act_one(
-            streams.explore, agent_state, observation, step, tick, is_random, "explore"
+        action = programs.act(
+            agent, action_size, "explore", streams.explore, agent_state, observation, step, tick, is_random
         )
-        # The network of a held seed may be NaN, and a failing simulation is reset at every tick, for all seeds.
+        # The network of a frozen seed may be NaN, and a failing simulation is reset at every tick, for all seeds.
         action = jnp.where(active, action, 0.0)
         environment, arrival = self.environment.step(environment, action, streams.environment)
         return environment, action, arrival
@@ -211,69 +219,6 @@ class Pace:
             self.ticks = max(1, min(CHUNK, 4 * self.ticks, there))
         self._is_first = False
         return state, at
-
-
-class DevicePlayer:
-    """Evaluation on the device: the episodes of all seeds in one program.
-
-    Args:
-      environment: E of them, one for each episode.
-    """
-
-    def __init__(self, learner: Learner, environment: VectorEnvironment) -> None:
-        self.learner = learner
-        self.environment = environment
-        axes = (0, 0, None)
-        self._play = jax.jit(learner.placement.over_seeds(each_seed(self._play_one, axes), axes))
-
-    def __call__(self, agents: Any, step: int) -> list[Evaluation | None]:
-        """Plays one episode in each environment, from starts that the seed and `step` determine.
-
-        Args:
-          agents: learned states `[S, ...]`.
-
-        Returns:
-          Undiscounted returns and lengths in control steps, for each seed; None for one that is held.
-        """
-        learner = self.learner
-        returns, lengths, failed = learner.placement.fetch(
-            self._play(learner.streams.evaluate, agents, np.int32(step))
-        )
-        return [
-            Evaluation(returns[i].tolist(), lengths[i].tolist(), int(failed[i].sum()))
-            if learner.active[i]
-            else None
-            for i in range(learner.num_seeds)
-        ]
-
-    def _play_one(
-        self, stream: jax.Array, agent_state: Any, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns, lengths and whether the simulation failed, which ends an episode; `[E]` each, of one seed."""
-        spec, num_episodes = self.environment.spec, self.environment.num_envs
-        # Apart from the draws of actions, which fold in a tick from 0 on.
-        starts = jax.random.fold_in(jax.random.fold_in(stream, step), np.uint32(2**32 - 1))
-        environment, _ = self.environment.reset(starts)
-
-        def tick(i: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            environment, running, failed, returns, ticks = carry
-            observation = self.environment.observation(environment)
-            action = self.learner.act_one(
-                stream, agent_state, observation, step, i, jnp.zeros((), bool), "evaluate"
-            )
-            environment, arrival = self.environment.step(environment, action, starts)
-            ticks += running
-            failed |= running & ~arrival.is_valid
-            running &= arrival.is_valid
-            returns += jnp.where(running, arrival.time_step.reward, 0.0)
-            running &= arrival.time_step.step_type != StepType.LAST
-            return environment, running, failed, returns, ticks
-
-        longest = -(-spec.episode_steps // spec.action_repeat)
-        running, zeros = jnp.ones(num_episodes, bool), jnp.zeros(num_episodes, jnp.int32)
-        carry = (environment, running, jnp.zeros(num_episodes, bool), jnp.zeros(num_episodes), zeros)
-        _, _, failed, returns, ticks = jax.lax.fori_loop(0, longest, tick, carry)
-        return returns, jnp.minimum(ticks * spec.action_repeat, spec.episode_steps), failed
 
 
 def _is_key(leaf: Any) -> bool:

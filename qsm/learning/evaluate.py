@@ -50,7 +50,7 @@ def evaluate(
       record: if given, the actions `[A]` of the first seed's first episode are appended to it.
 
     Returns:
-      Undiscounted returns and lengths in control steps, for each seed; None for one that is held.
+      Undiscounted returns and lengths in control steps, for each seed; None for one that is frozen.
     """
     num_seeds, num_episodes = len(environments), len(environments[0])
     spec = learner.spec

@@ -9,7 +9,8 @@ import numpy as np
 
 from envs.api import Arrival, HostEnvironment, SimulationError, StepType, TimeStep, time_step
 from qsm.learning.evaluate import Evaluation, evaluate
-from qsm.learning.learner import Learner, TrainState
+from qsm.learning.learner import Learner
+from qsm.learning.programs import TrainState
 from qsm.learning.schedule import Counters, Schedule
 from qsm.options.run import RunConfig
 

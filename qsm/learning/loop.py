@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from qsm.learning.evaluate import Evaluation
-from qsm.learning.learner import Learner, TrainState
+from qsm.learning.learner import Learner
+from qsm.learning.programs import TrainState
 from qsm.learning.schedule import Counters, Schedule
 
 

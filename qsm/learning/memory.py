@@ -32,7 +32,7 @@ def available_bytes(device: Any) -> int:
     return psutil.virtual_memory().available
 
 
-def least_capacity(num_envs: int, n_step: int) -> int:
+def min_capacity(num_envs: int, n_step: int) -> int:
     """The smallest replay capacity whose rows hold a valid start wherever their episodes begin and end."""
     return (n_step + 2) * num_envs
 
@@ -51,24 +51,24 @@ def check(learner: Learner, environment_bytes: int) -> str:
     local = [device for device in devices if device.process_index == jax.process_index()]
     # The CPU's devices share the memory of their host; others have one each. Seeds or environments are divided evenly.
     number = jax.process_count() if devices[0].platform == "cpu" else len(devices)
-    # The least of all processes, so that they come to the same verdict.
+    # The smallest of all processes, so that they come to the same verdict.
     free = number * global_min(min(available_bytes(device) for device in local))
     replay_bytes = _replay_bytes(learner, learner.num_rows)
     line = f"replay {byte_size(replay_bytes)}"
     if environment_bytes:
         line += f", environments {byte_size(environment_bytes)}"
     line += f", of {byte_size(free)} free"
-    left = int(SHARE * free) - environment_bytes
-    if replay_bytes <= left:
+    rest = int(SHARE * free) - environment_bytes
+    if replay_bytes <= rest:
         return line
     # In whole rows of all environments, for that is what a capacity is rounded up to.
     none = _replay_bytes(learner, 0)
-    largest = max(0, (left - none) // (_replay_bytes(learner, 1) - none)) * learner.num_envs
-    least = max(
+    largest = max(0, (rest - none) // (_replay_bytes(learner, 1) - none)) * learner.num_envs
+    smallest = max(
         int(RunConfig.limits["replay_capacity"][0]),
-        least_capacity(learner.num_envs, learner.agent.sampling.n_step),
+        min_capacity(learner.num_envs, learner.agent.sampling.n_step),
     )
-    if largest >= least:
+    if largest >= smallest:
         raise UserError(
             f"This does not fit in memory ({line}). The largest that would: --replay-capacity {largest}"
         )
@@ -78,7 +78,7 @@ def check(learner: Learner, environment_bytes: int) -> str:
     if learner.num_envs > 1:
         ways.insert(0, "lower --num-envs")
     raise UserError(
-        f"This does not fit in memory ({line}), and would not with the smallest --replay-capacity, {least}. "
+        f"This does not fit in memory ({line}), and would not with the smallest --replay-capacity, {smallest}. "
         f"{' or '.join(ways).capitalize()}"
     )
 
@@ -86,5 +86,6 @@ def check(learner: Learner, environment_bytes: int) -> str:
 def _replay_bytes(learner: Learner, num_rows: int) -> int:
     """Bytes of the buffers of all seeds, of `num_rows` rows for each environment."""
     spec = learner.spec
-    one = replay.nbytes(num_rows, learner.num_envs, spec.observation_size, spec.action_size)
+    prioritized = learner.agent.sampling.prioritized
+    one = replay.nbytes(num_rows, learner.num_envs, spec.observation_size, spec.action_size, prioritized)
     return learner.num_seeds * one

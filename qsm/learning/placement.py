@@ -2,7 +2,7 @@
 
 Where there are enough seeds they are divided over the devices, and no device ever waits for another's numbers.
 Otherwise the environments, their replay rows and each batch are divided, the networks are copied, and the compiler
-inserts the sums that average the gradients. The agents and the programs of `qsm.learning.learner` know nothing of it.
+inserts the sums that average the gradients. The agents and `qsm.learning.programs` know nothing of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agents.parts.types import Transition
-from qsm.data.replay import ROW_FIELDS, Replay
+from qsm.data.replay import Replay
 
 Tree = TypeVar("Tree")
 AXIS = "devices"
@@ -93,14 +93,14 @@ class Placement:
         """Of `[S, N, ...]`."""
         return self._sharding(AXIS) if self.mode == "seeds" else self._sharding(None, AXIS)
 
-    @property
-    def replay_sharding(self) -> Any:
-        """Of a `Replay` `[S, T, N, ...]`, field by field."""
+    def replay_sharding(self, buffer: Replay) -> Any:
+        """Of `buffer` `[S, T, N, ...]` or its shapes, field by field."""
         if self.mesh is None:
             return None
         rows = self._sharding(AXIS) if self.mode == "seeds" else self._sharding(None, None, AXIS)
-        fields = dict.fromkeys(ROW_FIELDS, rows)
-        return Replay(**fields, written=self.env_sharding)  # type: ignore[arg-type]
+        largest = None if buffer.largest_priority is None else self.seed_sharding
+        fields: dict[str, Any] = dict.fromkeys(buffer.row_fields, rows)
+        return Replay(**fields, written=self.env_sharding, largest_priority=largest)  # type: ignore[arg-type]
 
     def environment_sharding(self, environment: Any) -> Any:
         """Of the device loop's environments: what has an axis of environments is divided along it."""
@@ -118,9 +118,9 @@ class Placement:
         """Places what has a seed axis `[S, ...]`."""
         return self._put(tree, self.seed_sharding)
 
-    def put_replay(self, tree: Tree) -> Tree:
+    def put_replay(self, tree: Replay) -> Replay:
         """Places a `Replay` `[S, T, N, ...]`."""
-        return self._put(tree, self.replay_sharding)
+        return self._put(tree, self.replay_sharding(tree))
 
     def put_environment(self, tree: Tree) -> Tree:
         """Places the device loop's environments `[S, N, ...]`."""
@@ -146,7 +146,7 @@ class Placement:
 
     def rows(self, buffer: Replay, index: int, start: int, length: int) -> dict[str, np.ndarray]:
         """The row fields `[length, N, ...]` of seed `index` from place `start` on, on the host, as copies."""
-        fields = {name: getattr(buffer, name) for name in ROW_FIELDS}
+        fields = {name: getattr(buffer, name) for name in buffer.row_fields}
         return jax.tree.map(np.array, self._slice(fields, np.int32(index), np.int32(start), length))
 
     # ---- Inside programs ----------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Placement:
             environment = place(environment, self.environment_sharding(environment))
         return state._replace(
             agent=place(state.agent, self.seed_sharding),
-            replay=place(state.replay, self.replay_sharding),
+            replay=place(state.replay, self.replay_sharding(state.replay)),
             metrics=place(state.metrics, self.seed_sharding),
             environment=environment,
         )
@@ -187,48 +187,6 @@ class Placement:
         if self.mode != "batch":
             return batch
         return jax.lax.with_sharding_constraint(batch, self._sharding(AXIS))  # type: ignore[arg-type]
-
-
-CPU_SEEDS = 4
-"""Seeds that a CPU computes at once."""
-
-
-def each_seed(program: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """`program` of one seed as one of S, by `vmap`; of one seed as it is, with its leading axis taken off and put back.
-
-    XLA's reductions on a CPU are slow in four dimensions: with a first one of length one, an update of clean-gradient
-    QSM, whose critics are layer-normalised, takes a fifth to a third longer (jaxlib 0.10.2). And what many seeds
-    compute at once does not stay in its cache: there, `CPU_SEEDS` at a time take turns.
-
-    Args:
-      in_axes: 0 for an argument with a leading axis of seeds, None for one that all share.
-    """
-    batched = jax.vmap(program, in_axes=in_axes)
-
-    def programs(*arguments: Any) -> Any:
-        of_seeds = [argument for argument, axis in zip(arguments, in_axes, strict=True) if axis == 0]
-        num_seeds = jax.tree.leaves(of_seeds)[0].shape[0]
-        if num_seeds > CPU_SEEDS and jax.default_backend() == "cpu":
-
-            def one(own: list[Any]) -> Any:
-                rest = iter(own)
-                return program(
-                    *(
-                        shared if axis is None else next(rest)
-                        for shared, axis in zip(arguments, in_axes, strict=True)
-                    )
-                )
-
-            return jax.lax.map(one, of_seeds, batch_size=CPU_SEEDS)
-        if num_seeds > 1:
-            return batched(*arguments)
-        alone = [
-            argument if axis is None else jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), argument)
-            for argument, axis in zip(arguments, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda leaf: leaf.reshape(1, *leaf.shape), program(*alone))
-
-    return programs
 
 
 def _pick(tree: Any, index: jax.Array) -> Any:

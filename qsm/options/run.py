@@ -32,7 +32,9 @@ class RunConfig:
     num_envs: int = 1
     """Environments stepped together for each seed; one on dm_control."""
     action_repeat: int = 1
-    """Control steps for which each action is held."""
+    """Control steps for which each action is repeated."""
+    random_elapsed: bool = True
+    """Begin the first episodes of mjx's environments part-way, at random, so that they do not all end together."""
     eval_interval: int = 5_000
     """Environment steps between evaluations; one more is made before the first step."""
     eval_episodes: int = 10
@@ -60,7 +62,7 @@ class RunConfig:
         "log_interval": (1, INFINITY),
         "checkpoint_interval": (1, INFINITY),
     }
-    former: ClassVar[dict[str, bool | int | float | str]] = {}
+    former: ClassVar[dict[str, bool | int | float | str]] = {"random_elapsed": False}
     """What options meant before they were there, where that is not their default: for the runs of former versions."""
 
     def __post_init__(self) -> None:

@@ -131,7 +131,7 @@ class _Player:
         # One step past any of training, so that these episodes are not those of the curve.
         step = self.step + 1
         if backend == "mjx":
-            from qsm.learning.device_loop import DevicePlayer
+            from qsm.learning.device_evaluate import DevicePlayer
 
             (result,) = DevicePlayer(learner, task.vector(self._episodes))(self._agents, step)
         else:

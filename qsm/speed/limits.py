@@ -15,6 +15,7 @@ import agents
 from agents.parts.types import Transition
 from envs.api import EnvSpec, StepType, TimeStep
 from qsm.data import replay
+from qsm.data.sampling import sample
 from qsm.options.run import MatmulPrecision
 
 SPEC = EnvSpec("cheetah-run", observation_size=17, action_size=6, episode_steps=1000, action_repeat=1)
@@ -79,7 +80,7 @@ def replay_milliseconds(capacity: int, blocks: int, batch_size: int) -> float:
         buffer: replay.Replay, action: Any, time_step: TimeStep, count: Any
     ) -> tuple[replay.Replay, Transition]:
         buffer = replay.insert(buffer, action, time_step)
-        return buffer, replay.sample(buffer, sampling, 0.99, jax.random.fold_in(jax.random.key(0), count))
+        return buffer, sample(buffer, sampling, 0.99, jax.random.fold_in(jax.random.key(0), count))
 
     step = jax.jit(program, donate_argnums=0)
     action = np.zeros((1, SPEC.action_size), np.float32)

@@ -18,7 +18,7 @@ ROWS_NAMED = 100
 
 
 class Diagnosis(NamedTuple):
-    """What was found in the state of one run at the step where it was held."""
+    """What was found in the state of one run at the step where it was frozen."""
 
     step: int
     num_updates: int
@@ -100,7 +100,7 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {f"agent/{name}": np.asarray(leaf) for name, leaf in named_leaves(agent).items()}
-    arrays |= {f"replay/{name}": value for name, value in rows._asdict().items()}
+    arrays |= {f"replay/{name}": value for name, value in rows.arrays().items()}
     arrays |= {f"environment/{name}": np.asarray(value) for name, value in environment.items()}
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]

@@ -224,3 +224,16 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="num_envs is 0; it must be 1 or more"):
         VectorEnvironment(Counter(), 0)
     assert VectorEnvironment(Counter(), 2).spec.task == "Counter"
+
+
+@pytest.mark.parametrize(("episode_steps", "repeat"), [(5, 1), (5, 2), (4, 2), (1, 1), (3, 7)])
+def test_environments_are_put_out_of_step_uniformly_and_in_whole_actions(episode_steps: int, repeat: int):
+    environment = VectorEnvironment(Counter(episode_steps, repeat), 3000)
+    state, _ = environment.reset(jax.random.key(0))
+    after = environment.put_out_of_step(state, jax.random.key(1))
+    expected = list(range(0, episode_steps, repeat))
+    values, counts = np.unique(after.elapsed, return_counts=True)
+    assert values.tolist() == expected
+    assert after.elapsed.dtype == state.elapsed.dtype
+    assert np.all(np.abs(counts - 3000 / len(expected)) < 5 * np.sqrt(3000))
+    jax.tree.map(np.testing.assert_array_equal, after._replace(elapsed=state.elapsed), state)

@@ -23,7 +23,7 @@ from qsm.command import cli
 from qsm.data import segments
 from qsm.devices.processes import processes_asked
 from qsm.options.commands import OutputOptions
-from qsm.options.parser import flag_of
+from qsm.options.kinds import flag_of
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
 from qsm.policies import numpy_policy, policy
 from qsm.record import listing, tables

@@ -6,7 +6,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from agents.parts.types import Sampling, Transition
 from envs.api import StepType, TimeStep
 from qsm.data import replay
 from qsm.data.replay import Replay
+from qsm.data.sampling import sample as sample_batch
 from tests.arrivals import stored
 
 CAPACITY = 11
@@ -40,8 +41,8 @@ class Row(NamedTuple):
 
 @functools.cache
 def sampler(n_step: int, batch_size: int = DRAWS):
-    """Compiled `replay.sample`; one program for each n and shape."""
-    return jax.jit(functools.partial(replay.sample, sampling=Sampling(batch_size, n_step)))
+    """Compiled `sampling.sample`; one program for each n and shape."""
+    return jax.jit(functools.partial(sample_batch, sampling=Sampling(batch_size, n_step)))
 
 
 def sample(buffer: Replay, n_step: int, seed: int = 0, batch_size: int = DRAWS) -> Transition:
@@ -304,9 +305,9 @@ def test_memory_is_within_five_percent_of_the_bare_frames():
     assert replay.nbytes(capacity, num_envs, observation_size, action_size) == size
 
 
-@pytest.mark.parametrize("sizes", [(7, 1, 3, 2), (5, 4, 1, 6)])
-def test_nbytes_is_what_create_takes(sizes: tuple[int, int, int, int]):
-    assert replay.nbytes(*sizes) == sum(leaf.nbytes for leaf in replay.create(*sizes))
+@pytest.mark.parametrize("sizes", [(7, 1, 3, 2), (5, 4, 1, 6), (5, 4, 1, 6, True)])
+def test_nbytes_is_what_create_takes(sizes: Any):
+    assert replay.nbytes(*sizes) == sum(leaf.nbytes for leaf in jax.tree.leaves(replay.create(*sizes)))
 
 
 def test_insert_and_sample_write_in_place():
@@ -319,7 +320,7 @@ def test_insert_and_sample_write_in_place():
         buffer: Replay, action: jax.Array, time_step: TimeStep, key: jax.Array
     ) -> tuple[Replay, Transition]:
         buffer = replay.insert(buffer, action, time_step)
-        return buffer, replay.sample(buffer, Sampling(256, 1), 0.99, key)
+        return buffer, sample_batch(buffer, Sampling(256, 1), 0.99, key)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled = jax.jit(step, donate_argnums=0).lower(shapes, row[0], time_step, key).compile()
@@ -340,7 +341,7 @@ def test_a_seed_axis_samples_as_its_members_do():
     sampling = Sampling(64, 3)
 
     def draw(buffer: Replay, key: jax.Array) -> Transition:
-        return replay.sample(buffer, sampling, GAMMA, key)
+        return sample_batch(buffer, sampling, GAMMA, key)
 
     batch = jax.jit(jax.vmap(draw))(stacked, jax.vmap(jax.random.key)(jnp.arange(2)))
     for i, buffer in enumerate(buffers):

@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 
 import agents
+from agents.parts.types import Mode
 from agents.sac import SACConfig
 from envs import mjx
 from envs.api import DeviceState, StepType
 from envs.vector import VectorEnvironment
 from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.data import replay
-from qsm.learning.device_loop import CHUNK, DeviceLoop, DevicePlayer, Pace
-from qsm.learning.learner import FAILURE_RATE, Learner, TrainState
+from qsm.learning.device_evaluate import DevicePlayer
+from qsm.learning.device_loop import CHUNK, DeviceLoop, Pace
+from qsm.learning.learner import Learner
+from qsm.learning.programs import FAILURE_RATE, TrainState
 from qsm.learning.schedule import Counters
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.tables import read_csv
@@ -30,7 +33,7 @@ from qsm.training.session import Session
 from qsm.training.train import Outcome, train
 from tests.arrivals import stored
 from tests.probe_device_environments import Counter, Terminating
-from tests.recorder import Recorder
+from tests.recorder import START, Recorder
 from tests.tally_agent import TallyAgent
 
 FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
@@ -48,6 +51,7 @@ def options(**changes: Any) -> RunConfig:
         "eval_episodes": 2,
         "log_interval": 15,
         "checkpoint_interval": 45,
+        "random_elapsed": False,
     }
     return RunConfig(**(defaults | changes))
 
@@ -112,10 +116,10 @@ def test_every_episode_is_stored_from_its_first_to_its_last_observation(
         assert set(draws.values()) == {1}  # no two episodes begin alike
         moves = rows["step_type"] != FIRST
         np.testing.assert_array_equal(rows["reward"][moves], 1)
-        random = rows["action"][1:5][rows["step_type"][1:5] != FIRST]
-        assert np.all(np.abs(random) < 1)
-        later = rows["action"][8:][rows["step_type"][8:] != FIRST]
-        assert np.all(later >= 2)  # the agent's own
+        # The random start is four ticks of three steps; the fifth, which ends the first episode, is the agent's own.
+        assert np.all(np.abs(rows["action"][1:5]) < 1)
+        own = rows["action"][5:][rows["step_type"][5:] != FIRST]
+        assert np.all(own >= 2)
 
 
 def test_seeds_are_independent_and_each_is_what_it_is_alone(
@@ -217,7 +221,7 @@ def test_a_failed_simulation_is_counted_and_not_trained_on():
     assert np.isfinite(state.agent.reward_sum).all()
 
 
-def test_a_held_seed_stays_as_it_is_and_the_others_go_on(
+def test_a_frozen_seed_stays_as_it_is_and_the_others_go_on(
     loop: DeviceLoop, whole: tuple[TrainState, Counters, Recorder]
 ):
     try:
@@ -235,33 +239,34 @@ def test_a_held_seed_stays_as_it_is_and_the_others_go_on(
         loop.learner.active[:] = True
 
 
-class Traced(DeviceLoop):
-    """Counts how often its program is traced, and so compiled."""
+class Traced(TallyAgent):
+    """Counts how often gamma is asked for, as an update is traced: no more once the program is compiled."""
 
     traces = 0
 
-    def _advance_all(self, *arguments: Any) -> TrainState:
-        self.traces += 1
-        return super()._advance_all(*arguments)
+    def discount(self, state: Any) -> jax.Array:
+        Traced.traces += 1
+        return super().discount(state)
 
 
 def test_the_program_is_compiled_once():
-    """Across dispatches of any number of ticks, the random start, drained metrics and a seed that is held."""
-    like = make_loop((0, 5))
-    loop = Traced(like.learner, like.environment, options())
+    """Across dispatches of any number of ticks, the random start, drained metrics and a frozen seed."""
+    vector = VectorEnvironment(Counter(), NUM_ENVS)
+    loop = DeviceLoop(Learner(Traced(), vector.spec, (0, 5), 1000, NUM_ENVS), vector, options())
     state, at = loop.tick(loop.begin(), Counters(0, 0), 1)
+    once = Traced.traces
     state, at = loop.tick(state, at, 7)
     state, _ = loop.learner.drain(state)
     before = np.array(state.replay.written)
     loop.learner.active[0] = False
     state, at = loop.tick(state, at, 2)
-    is_held = (np.array(state.replay.written) == before).all(axis=1)
+    is_frozen = (np.array(state.replay.written) == before).all(axis=1)
     loop.learner.active[:] = True
     state, at = loop.tick(state, at, 1)
-    assert loop.traces == 1
+    assert Traced.traces == once > 0
     assert at == Counters(33, 10)
-    # Of 10 updates, 3 were due in the two ticks for which the first seed was held.
-    assert is_held.tolist() == [True, False]
+    # Of 10 updates, 3 were due in the two ticks for which the first seed was frozen.
+    assert is_frozen.tolist() == [True, False]
     assert state.agent.num_updates.tolist() == [10 - 3, 10]
 
 
@@ -273,6 +278,49 @@ def test_evaluation_plays_one_whole_episode_in_each_environment(loop: DeviceLoop
         assert result.returns == [5, 5]
         assert result.lengths == [5, 5]
     assert loop.evaluate(state, 30) == first
+
+
+class Noisy(TallyAgent):
+    """Acts with the draw itself, to explore and in evaluations."""
+
+    def act(self, state: Any, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
+        return jax.random.uniform(key, (observation.shape[0], self.action_size))
+
+
+class Echo(Counter):
+    """Rewards each step with its action."""
+
+    def _reward(self, state: DeviceState, action: jax.Array) -> jax.Array:
+        return action
+
+
+def test_evaluation_draws_from_a_stream_of_its_own():
+    """Of as many environments, at the same step, in the first tick."""
+    vector = VectorEnvironment(Echo(episode_steps=1), NUM_ENVS)
+    learner = Learner(Noisy(), vector.spec, (0,), 1000, NUM_ENVS)
+    loop = DeviceLoop(learner, vector, options(random_steps=1, eval_episodes=NUM_ENVS))
+    state, at = loop.tick(loop.begin(), START, 1)
+    (evaluation,) = loop.evaluate(state, at.step)
+    assert evaluation is not None
+    state, _ = loop.tick(state, at, 1)
+    explored = rows_of(state)["action"][3, :, 0]  # FIRST and LAST of the episode before, FIRST
+    assert explored.min() > 0 and np.unique([*explored, *evaluation.returns]).size == 2 * NUM_ENVS
+
+
+def test_first_episodes_end_out_of_step():
+    """And no others are shorter; an evaluation plays whole ones."""
+    loop = make_loop((0, 5), num_envs=8, random_elapsed=True, steps=160)
+    state, _ = Recorder().run(loop)
+    lengths = []
+    for seed in (0, 1):
+        kinds = rows_of(state, seed)["step_type"]
+        starts = [np.flatnonzero(kinds[:, env] == FIRST) for env in range(8)]
+        assert all(np.all(np.diff(rows)[1:] == 6) for rows in starts)
+        lengths.append([int(rows[1]) - 1 for rows in starts])
+        assert set(lengths[-1]) <= {1, 2, 3, 4, 5} and len(set(lengths[-1])) > 1
+    assert lengths[0] != lengths[1]
+    for result in loop.evaluate(state, 160):
+        assert result is not None and result.lengths == [5, 5]
 
 
 def test_evaluation_counts_control_steps_under_action_repeat():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from typing import Any
 
@@ -15,7 +16,10 @@ import agents
 from agents.api import Agent
 from envs.api import EnvSpec, StepType
 from qsm.data import replay
-from qsm.learning.learner import FAILURE_RATE, FINITE, Learner, Streams, TrainState, make_streams
+from qsm.learning import programs
+from qsm.learning.keys import Streams, make_streams
+from qsm.learning.learner import Learner, Means
+from qsm.learning.programs import FAILURE_RATE, FINITE, TrainState
 from tests.arrivals import arrival
 from tests.tally_agent import TallyAgent
 
@@ -23,20 +27,23 @@ SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, acti
 SPEC_OF_FOUR = EnvSpec("probe", observation_size=2, action_size=4, episode_steps=3, action_repeat=1)
 
 
-class Traced(Learner):
-    """Counts how often each program is traced, and so compiled."""
+class Traced:
+    """`agent`, which counts how often each of its functions is traced: no more once every program is compiled."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, agent: Any) -> None:
         self.traces: Counter[str] = Counter()
-        super().__init__(*arguments, **options)
+        self._agent = agent
 
-    def _act_all(self, *arguments: Any, mode: Any) -> jax.Array:
-        self.traces[f"act {mode}"] += 1
-        return super()._act_all(*arguments, mode=mode)
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._agent, name)
+        if not callable(function):
+            return function
 
-    def _learn_all(self, *arguments: Any) -> TrainState:
-        self.traces["learn"] += 1
-        return super()._learn_all(*arguments)
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.traces[" ".join([name, *options.values()])] += 1
+            return function(*arguments, **options)
+
+        return counted
 
 
 def learn(
@@ -65,14 +72,15 @@ def small_sac() -> Agent:
 
 @pytest.mark.parametrize("agent", [TallyAgent(), small_sac()], ids=["tally", "sac"])
 def test_each_program_is_compiled_once(agent: Agent):
-    """Across resets, the random start, ratios below and above one, a seed that is held, metrics and evaluations."""
-    learner = Traced(agent, SPEC, seeds=(0, 1), capacity=16)
+    """Across resets, the random start, ratios below and above one, a frozen seed, metrics and evaluations."""
+    traced: Any = Traced(agent)
+    learner = Learner(traced, SPEC, seeds=(0, 1), capacity=16)
     state, num_updates, action = learner.init(), 0, np.zeros((2, 1, 1), np.float32)
-    held = None
+    frozen, once = None, Counter[str]()
     for tick in range(24):
         if tick in (12, 18):
             learner.active[1] = tick == 18
-            held = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
+            frozen = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
         step_type = (StepType.FIRST, StepType.MID, StepType.LAST)[tick % 3]
         here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), arrival(step_type, tick, tick))
         led_here = np.zeros((2, 1, 1), np.float32) if step_type == StepType.FIRST else action
@@ -86,10 +94,13 @@ def test_each_program_is_compiled_once(agent: Agent):
             for evaluation_tick in range(2):
                 observations = np.zeros((2, 3, 2), np.float32)
                 learner.act_to_evaluate(state.agent, observations, np.int32(tick), np.int32(evaluation_tick))
+        if tick == 4:
+            once = Counter(traced.traces)
         if tick == 17:
             now = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
-            jax.tree.map(np.testing.assert_array_equal, now, held)
-    assert learner.traces == {"act explore": 1, "act evaluate": 1, "learn": 1}
+            jax.tree.map(np.testing.assert_array_equal, now, frozen)
+    assert {"act explore", "act evaluate", "observe", "update"} <= set(once)
+    assert traced.traces == once
 
 
 def test_learning_goes_on_in_place():
@@ -116,8 +127,10 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
     apart = learn(learner, filled(learner), 8, first_update=0, num_updates=0)
     start = jax.tree.map(np.array, apart.agent)
     # By `vmap`, where a group of one takes its leading axis off: both are the same update.
-    sample = jax.jit(jax.vmap(learner.sample_one, in_axes=(0, 0, 0, None)))
-    update = jax.jit(jax.vmap(learner.update_one, in_axes=(0, 0, 0, 0, None, 0)))
+    one_sample = functools.partial(programs.sample, learner.agent)
+    one_update = functools.partial(programs.update, learner.agent)
+    sample = jax.jit(jax.vmap(one_sample, in_axes=(0, 0, 0, None)))
+    update = jax.jit(jax.vmap(one_update, in_axes=(0, 0, 0, 0, None, 0)))
     for i in range(5):
         # The buffer must stay the same, so the updates are made without another arrival.
         count = np.int32(i)
@@ -134,7 +147,9 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
             getattr(apart, name),
         )
     moved = jax.tree.map(
-        lambda old, new: bool(np.any(old != new)), start.critic_params, together.agent.critic_params
+        lambda old, new: bool(np.any(old != new)),
+        start.critic.online.params,
+        together.agent.critic.online.params,
     )
     assert all(jax.tree.leaves(moved))
 
@@ -187,13 +202,12 @@ def test_metrics_are_means_over_the_updates_they_happened_in(monkeypatch: pytest
     fetch = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(tree) or fetch(tree))
     state, metrics = learner.drain(state)
-    assert metrics == [
-        {"tally/step": np.mean([2, 3, 4, 5, 6]), "tally/odd": np.mean([3, 5]), FAILURE_RATE: 0}
-    ]
+    values = {"tally/step": np.mean([2, 3, 4, 5, 6]), "tally/odd": np.mean([3, 5]), FAILURE_RATE: 0}
+    assert metrics == [Means(values, bad_updates=0, is_finite=True)]
     assert len(fetches) == 1
     state, metrics = learner.drain(learn(learner, state, 10, first_update=8, num_updates=1))
-    assert metrics == [{"tally/step": 8, FAILURE_RATE: 0}]
-    assert learner.drain(state)[1] == [{}]
+    assert metrics == [Means({"tally/step": 8, FAILURE_RATE: 0}, 0, True)]
+    assert learner.drain(state)[1] == [Means({}, 0, True)]
 
 
 # ---- Draws -------------------------------------------------------------------------------------------------------

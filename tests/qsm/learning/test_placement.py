@@ -12,9 +12,11 @@ import pytest
 from agents.sac import SAC, SACConfig
 from envs.vector import VectorEnvironment
 from qsm.learning.device_loop import DeviceLoop
-from qsm.learning.learner import Learner, TrainState
-from qsm.learning.placement import CPU_SEEDS, Placement, each_seed
+from qsm.learning.learner import Learner
+from qsm.learning.placement import Placement
+from qsm.learning.programs import TrainState
 from qsm.learning.schedule import Counters
+from qsm.learning.seeds import CPU_SEEDS, each_seed
 from qsm.options.run import RunConfig
 from tests.probe_device_environments import ActionReward
 
@@ -67,7 +69,7 @@ def test_eight_devices_learn_what_one_learns(seeds: tuple[int, ...], num_envs: i
     with jax.enable_x64(x64):
         one = advanced(None, seeds, num_envs)
         eight = advanced(8, seeds, num_envs)
-    leaf = eight.agent.critic_params["params"]
+    leaf = eight.agent.critic.online.params["params"]
     leaf = jax.tree.leaves(leaf)[0]
     assert len(leaf.sharding.device_set) == 8
     rows = eight.replay.reward

@@ -1,0 +1,145 @@
+"""What one seed computes: act, store, sample, update, revise. Pure, un-jitted, and without an axis of seeds.
+
+`qsm.learning.learner` and `qsm.learning.device_loop` compile these for S seeds. Knows no algorithm by name.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agents.api import Agent
+from agents.parts.types import Mean, Metrics, Mode, Transition
+from envs.api import Arrival, StepType
+from qsm.data import replay, sampling
+from qsm.data.replay import Replay
+from qsm.learning.keys import Streams, make_streams
+
+FAILURE_RATE = "simulator/failure_rate"
+FINITE = "learner/finite_updates"
+"""Sum beside the metrics: updates up to the first whose metrics were not finite, and all updates."""
+
+
+class TrainState(NamedTuple):
+    """All that runs learn and remember on the device; every leaf `[S, ...]`, but for the programs of one seed."""
+
+    agent: Any
+    replay: Replay
+    metrics: Metrics  # sums since they were last fetched
+    environment: Any  # of the device loop; () where environments live on the host
+
+
+def act(
+    agent: Agent,
+    action_size: int,
+    mode: Mode,
+    stream: jax.Array,
+    agent_state: Any,
+    observation: jax.Array,
+    step: jax.Array,
+    tick: jax.Array,
+    is_random: jax.Array,
+) -> jax.Array:
+    """Actions `[N, A]` for observations `[N, O]`: uniform in [-1, 1] where `is_random`, else the agent's."""
+    key = jax.random.fold_in(jax.random.fold_in(stream, step), tick)
+    policy = functools.partial(agent.act, agent_state, observation, mode=mode)
+    shape = (observation.shape[0], action_size)
+    return jax.lax.cond(
+        is_random, lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0), policy, key
+    )
+
+
+def store(
+    agent: Agent, state: TrainState, action: jax.Array, arrival: Arrival, active: jax.Array
+) -> TrainState:
+    """Stores what `action` `[N, A]` led to, and shows it to the agent, row by row; only where `active`."""
+    is_stored, is_start = arrival.is_valid & active, arrival.is_reset & active
+    buffer = replay.insert(state.replay, action, arrival.time_step, is_stored)
+    buffer = replay.insert(buffer, jnp.zeros_like(action), arrival.first, is_start)
+    seen = agent.observe(state.agent, arrival.time_step, is_stored)
+    seen = agent.observe(seen, arrival.first, is_start)
+    sums = dict(state.metrics)
+    is_tick = arrival.time_step.step_type != StepType.FIRST  # the start of a run has none
+    failures = (~arrival.is_valid & is_tick).astype(jnp.float32)
+    ticks = is_tick.astype(jnp.float32)
+    rate = sums[FAILURE_RATE]
+    sums[FAILURE_RATE] = Mean(
+        rate.total + jnp.where(active, failures.sum(), 0), rate.count + jnp.where(active, ticks.sum(), 0)
+    )
+    return state._replace(agent=where_active(active, seen, state.agent), replay=buffer, metrics=sums)
+
+
+def sample(
+    agent: Agent,
+    agent_state: Any,
+    buffer: Replay,
+    stream: jax.Array,
+    count: jax.Array,
+    active: jax.Array | bool = True,
+) -> Transition:
+    """The batch `[B, ...]` of the `count`-th update; any rows unless `active`."""
+    key = jax.random.fold_in(stream, count)
+    return sampling.sample(buffer, agent.sampling, agent.discount(agent_state), key, active)
+
+
+def update(
+    agent: Agent,
+    agent_state: Any,
+    sums: Metrics,
+    batch: Transition,
+    stream: jax.Array,
+    count: jax.Array,
+    active: jax.Array,
+) -> tuple[Any, Metrics]:
+    """The `count`-th update, and the sums with its metrics; changes nothing unless `active`."""
+    new_state, metrics = agent.update(agent_state, batch, jax.random.fold_in(stream, count), count)
+    added = jax.tree.map(jnp.add, {name: sums[name] for name in metrics}, metrics)
+    is_finite = jnp.isfinite(jnp.stack([mean.total for mean in metrics.values()])).all()
+    finite = sums[FINITE]
+    so_far = is_finite & (finite.total == finite.count)
+    added[FINITE] = Mean(finite.total + so_far, finite.count + 1)
+    return where_active(active, (new_state, sums | added), (agent_state, sums))
+
+
+def revise(
+    agent: Agent,
+    agent_state: Any,
+    buffer: Replay,
+    batch: Transition,
+    stream: jax.Array,
+    count: jax.Array,
+    active: jax.Array,
+) -> Replay:
+    """The buffer with what the agent changes in the rows of `batch` after the `count`-th update, where `active`."""
+    revision = agent.revise(agent_state, batch, jax.random.fold_in(stream, count))
+    if revision is None or batch.index is None:
+        return buffer
+    return replay.revise(buffer, batch.index, revision, active)
+
+
+def where_active(active: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where `active`, else `old`; XLA fuses it into whatever computes `new`."""
+    return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, old)
+
+
+def sum_shapes(agent: Agent, buffer: Replay) -> Metrics:
+    """Shapes of `TrainState.metrics`; `buffer` may be shapes, too."""
+
+    def update_metrics(buffer: Replay, streams: Streams) -> Metrics:
+        agent_state = agent.init(streams.init)
+        count = jnp.zeros((), jnp.int32)
+        batch = sample(agent, agent_state, buffer, streams.replay, count)
+        return agent.update(agent_state, batch, streams.update, count)[1]
+
+    found = jax.eval_shape(update_metrics, buffer, jax.eval_shape(lambda: make_streams(0)))
+    number: Any = jax.ShapeDtypeStruct((), jnp.float32)
+    return found | {FAILURE_RATE: Mean(number, number), FINITE: Mean(number, number)}
+
+
+def is_finite(agent_state: Any) -> jax.Array:
+    """`[]` whether every number of a learned state is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(agent_state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
