@@ -8,6 +8,7 @@ import json
 import math
 import os
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,27 +68,34 @@ def export(
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{run.path}: {error}") from error
     restored = restore_policy(run.path, Learner(agent, spec, 0, capacity=1), *which)
-    description, arrays = _content(run, spec, agent, restored, entries)
-    text = json.dumps(description._asdict(), allow_nan=False).encode()
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)  # type: ignore[arg-type]
+    if restored.return_mean is None:
+        restored = restored._replace(return_mean=_return_at(run, restored.step))
+    data, description = policy_file(run.config, spec, agent, restored, entries)
     try:
-        replace_file(output, file.getvalue())
+        replace_file(output, data)
     except OSError as error:
         raise UserError(
             f"Cannot write {output}: {first_line(error)}. Name a file that can be written with --output"
         ) from error
-    return Exported(output, len(file.getvalue()), description)
+    return Exported(output, len(data), description)
 
 
-def _content(
-    run: RunDir, spec: EnvSpec, agent: Agent, restored: Restored, entries: tuple[tuple[str, int], ...]
-) -> tuple[Description, dict[str, np.ndarray]]:
+def policy_file(
+    config: Mapping[str, Any],
+    spec: EnvSpec,
+    agent: Agent,
+    restored: Restored,
+    entries: Sequence[tuple[str, int]],
+) -> tuple[bytes, Description]:
+    """The content of the file, and what it says of itself.
+
+    Args:
+      config: of the run: agent, agent_config, task and backend.
+      entries: names and sizes of what the observation is joined from; empty where it has no parts.
+    """
     leaves = named_leaves(restored.agent)
     names = acting_leaves(agent, restored.agent, spec.observation_size)
     arrays = {name: np.asarray(leaves[name]) for name in names}
-    config = run.config
-    value = _return_at(run, restored.step) if restored.return_mean is None else restored.return_mean
     description = Description(
         format=FORMAT,
         agent=config["agent"],
@@ -102,11 +110,15 @@ def _content(
         observation=[list(entry) for entry in entries],
         action_low=list(spec.action_low),
         action_high=list(spec.action_high),
-        return_mean=value,
+        return_mean=restored.return_mean,
         program=None,
         problem="",
     )
-    return _with_program(description, agent, restored.agent, arrays)
+    description, arrays = _with_program(description, agent, restored.agent, arrays)
+    text = json.dumps(description._asdict(), allow_nan=False).encode()
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)  # type: ignore[arg-type]
+    return file.getvalue(), description
 
 
 def _with_program(

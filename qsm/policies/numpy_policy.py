@@ -127,8 +127,8 @@ class BasePolicy:
 
     def __init__(self, description: Description, seed: int = 0) -> None:
         self.description = description
-        self.action_low = np.array(description.action_low, np.float64)
-        self.action_high = np.array(description.action_high, np.float64)
+        self.action_low = np.array(description.action_low, np.float64).reshape(description.action_size)
+        self.action_high = np.array(description.action_high, np.float64).reshape(description.action_size)
         self.reset(seed)
 
     def reset(self, seed: int = 0) -> None:

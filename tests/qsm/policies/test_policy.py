@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import qsm
 from envs import dmc
 from qsm.base.errors import UserError
 from qsm.checkpoints import checkpoint
+from qsm.checkpoints.best import kept_steps
 from qsm.command.cli import main
 from qsm.learning.learner import Learner
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.policies.export import export
 from qsm.policies.numpy_policy import DESCRIPTION
 from qsm.policies.policy import load_policy
+from qsm.record.tables import read_csv
 from qsm.training.group import members
 from qsm.training.train import train
 from tests.probe_environments import ObservationReward
@@ -84,6 +87,35 @@ def test_an_exported_policy_acts_as_the_run_does(
     assert kept < (leaves / 2 if name == "qsm" else leaves / 3)
 
 
+def test_the_best_policy_and_earlier_ones_can_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = trained("sac", tmp_path, monkeypatch, **SMALL)
+    returns = {int(row["step"]): row["return_mean"] for row in read_csv(run / "eval.csv")}
+    (best,) = kept_steps(run / "best")[-1:]
+    assert best == min(step for step in returns if returns[step] == max(returns.values()))
+    for options, step in (
+        ([], 12),
+        (["--best"], best),
+        (["--step", "12"], 12),
+        (["--step", str(best)], best),
+    ):
+        capsys.readouterr()
+        assert main(["export", str(run), *options]) == 0
+        assert load_policy(run / "policy.npz").description.step == step
+        assert load_policy(run / "policy.npz").description.return_mean == returns[step]
+        assert main(["eval", str(run), "--episodes", "1", *options]) == 0
+        assert re.search(rf"^step +{step}$", capsys.readouterr().out, re.MULTILINE)
+    for command in ("eval", "export"):
+        for options, message in (
+            (["--step", "7"], f"{run} has no policy of step 7; there are checkpoints of step 12"),
+            (["--best", "--step", "12"], "leave out --step or --best"),
+        ):
+            assert main([command, str(run), *options]) == 2
+            error = capsys.readouterr().err
+            assert message in error and error.count("\n") == 1
+
+
 def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = trained("sac", tmp_path, monkeypatch, **SMALL)
     assert main(["export", str(run), "--output", str(tmp_path / "policy.npz")]) == 0
@@ -135,7 +167,7 @@ def test_a_parameter_under_another_name_is_refused_though_it_fits(
     text = json.loads(arrays[DESCRIPTION].tobytes())
 
     def load(arrays: dict[str, Any]) -> Any:
-        leaves = [name for name in arrays if name != DESCRIPTION]
+        leaves = [name for name in arrays if name != DESCRIPTION and not name.startswith("constant ")]
         described = np.frombuffer(json.dumps(text | {"leaves": leaves}).encode(), np.uint8)
         np.savez(tmp_path / "other.npz", allow_pickle=False, **(arrays | {DESCRIPTION: described}))  # type: ignore[arg-type]
         return load_policy(tmp_path / "other.npz")
