@@ -41,13 +41,14 @@ endef
 export PROBE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults lint format clean
+.PHONY: help setup train test faults mutants lint format clean
 
 help:
 	@echo "make setup     create .venv with the pinned dependencies (ACCELERATOR=cpu|cuda|tpu, PYTHON=...)"
 	@echo "make train     set up, then train a QSM agent on cartpole-swingup (SEED=0, RUNS=runs, TRAIN_ARGS=...)"
 	@echo "make test      set up, then run the tests (TEST_ARGS=...)"
 	@echo "make faults    set up, then inject faults into trainings and count what was survived (FAULTS_ARGS=--quick)"
+	@echo "make mutants   set up, then plant faults in the code and list those that no test finds (MUTANTS_ARGS=\"--files agents/sac.py --sample 30\")"
 	@echo "make lint      check style (ruff) and types (pyright)"
 	@echo "make format    rewrite the code in the project's style"
 	@echo "make clean     remove .venv and caches; runs stay"
@@ -88,7 +89,10 @@ test: setup
 	@$(BIN)/python -m pytest $(TEST_ARGS)
 
 faults: setup
-	@$(BIN)/python scripts/faults.py $(FAULTS_ARGS)
+	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
+
+mutants: setup
+	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -77,6 +77,9 @@ class AgentConfig:
     }
 
     constants: ClassVar[tuple[str, ...]] = ()
+    """Floats that shape the program, and are no hyperparameters."""
+    initial: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that only a fresh state depends on."""
 
     def __post_init__(self) -> None:
         check_limits(self, self.limits)

@@ -33,7 +33,7 @@ class SACConfig(AgentConfig):
     target_entropy_per_action: float = -0.5
     """Entropy that the temperature holds the policy to, per action component (-0.5 gives -A/2; -1 gives -A)."""
 
-    constants: ClassVar[tuple[str, ...]] = ()
+    initial: ClassVar[tuple[str, ...]] = ("initial_temperature",)
     limits: ClassVar[Limits] = AgentConfig.limits | {
         "actor_learning_rate": (0, 10),
         "temperature_learning_rate": (0, 10),

@@ -58,6 +58,8 @@ class EnvSpec:
     # What the simulator itself takes, `[A]`: an environment scales actions from [-1, 1] to it. [-1, 1] by default.
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    # Names and sizes of what `observation` is joined from, in its order; () where it has no parts.
+    observation_entries: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError if the bounds are not `action_size` numbers each, or not in their order."""

@@ -116,14 +116,17 @@ class DmcEnvironment:
         self._scales = bool(np.any(self._center != 0) or np.any(self._half_range != 1))
         # The limit in control steps has no public name in dm_control; LAST is the first step to reach it.
         limit = environment._step_limit
+        entries = environment.observation_spec().items()
+        sizes = tuple((name, math.prod(entry.shape)) for name, entry in entries)
         self._spec = EnvSpec(
             task=task,
-            observation_size=sum(math.prod(entry.shape) for entry in environment.observation_spec().values()),
+            observation_size=sum(size for _, size in sizes),
             action_size=actions.shape[0],
             episode_steps=ENDLESS_EPISODE_STEPS if limit == math.inf else math.ceil(limit),
             action_repeat=action_repeat,
             action_low=tuple(self._low.tolist()),
             action_high=tuple(self._high.tolist()),
+            observation_entries=sizes,
         )
         self._action_shape = actions.shape
         self._steps_left = 0  # control steps to the time limit; 0 also when no episode is under way

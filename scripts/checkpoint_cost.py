@@ -13,11 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import agents
+from qsm.command.script import read_arguments
 from qsm.speed.checkpoint_cost import measure
 from qsm.speed.limits import SPEC
 
@@ -40,7 +40,7 @@ class Options:
 
 def main() -> None:
     """Measures and prints a table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = read_arguments(Options, __doc__)["options"]
     agent = agents.make_agent(options.agent, SPEC.observation_size, SPEC.action_size)
     table = Table("new rows", "copied, s", "written, s", "learned state, MB", "rows, MB")
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import os
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from qsm.command.script import read_arguments
 from qsm.speed.environments import measure
 
 
@@ -36,7 +36,7 @@ class Options:
 
 def main() -> None:
     """Measures and prints a table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = read_arguments(Options, __doc__)["options"]
     rows = {
         number: measure(options.task, number, options.blocks, options.block_steps, options.update)
         for number in options.seeds

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import agents
-from agents import critic as critics
-from agents.qsm import QSM
+from agents.parts import critic, optimizer
+from agents.parts.types import Transition
+from qsm.command.script import read_arguments
 
 LEFT_WEIGHT, STD = 0.7, 0.1
 SEPARATIONS = (0.2, 0.35, 0.5)  # d
@@ -67,16 +67,21 @@ def boltzmann_mass(separation: float) -> float:
     return float(density[grid < 0].sum() / density.sum())
 
 
+@dataclasses.dataclass(frozen=True)
+class MixtureCritic(critic.Critic):
+    """Critics of one action whose value is `log_density`; their parameters are the separation."""
+
+    def action_gradient(self, params: Any, observation: jax.Array, action: jax.Array) -> Any:
+        value, gradient = jax.value_and_grad(lambda a: log_density(a, params).sum())(action)
+        return jnp.broadcast_to(value, action.shape[:1]), gradient
+
+
 def analytic(name: str, **options: Any) -> Any:
-    """Agent `name` on one action whose value is `log_density`; its critic parameters are the separation."""
+    """Agent `name` on one action, with `MixtureCritic`."""
     plain: Any = agents.make_agent(name, 1, 1, **NETWORKS, **options)
-
-    class Analytic(type(plain)):
-        def action_gradient(self, critic_params: Any, observation: jax.Array, action: jax.Array) -> Any:
-            value, gradient = jax.value_and_grad(lambda a: log_density(a, critic_params).sum())(action)
-            return jnp.broadcast_to(value, action.shape[:1]), gradient
-
-    return Analytic(plain.config, 1, 1)
+    mixture = MixtureCritic(plain.critic.network, plain.critic.head)
+    changed = type(type(plain).__name__, (type(plain),), {"critic": property(lambda self: mixture)})
+    return changed(plain.config, 1, 1)
 
 
 def start_actions(setting: Setting, key: jax.Array) -> jax.Array:
@@ -88,28 +93,36 @@ def start_actions(setting: Setting, key: jax.Array) -> jax.Array:
     return jnp.clip(jnp.where(setting.start < 0, uniform, modes), -0.99, 0.99)
 
 
-def score_step(agent: QSM, state: Any, setting: Setting, clean: jax.Array, key: jax.Array, fit: bool) -> Any:
+def score_step(agent: Any, state: Any, setting: Setting, clean: jax.Array, key: jax.Array, fit: bool) -> Any:
     """One update of the score network; `fit` learns the distribution of `clean` instead of matching Q's score."""
-    observation = jnp.zeros((BATCH_SIZE, 1))
-    target, _, _ = agent.score_target(state, setting.separation, observation, clean, key)
+    observation, denoiser = jnp.zeros((BATCH_SIZE, 1)), agent.denoiser
+    if hasattr(state, "average"):
+        target, _, _ = agent.score_target(state, setting.separation, observation, clean, key)
+    else:
+        batch = Transition(observation, clean, clean[:, 0], clean[:, 0], observation)
+        scale = state.hyperparameters["score_scale"]
+        target, _ = agent.score_target(setting.separation, scale, batch, key)
     if fit:
-        schedule = agent.schedule
         root, sigma = (
             jnp.asarray(x, jnp.float32)[target.level - 1][:, None]
-            for x in (schedule.abar**0.5, schedule.sigma)
+            for x in (denoiser.schedule.abar**0.5, denoiser.schedule.sigma)
         )
         target = target._replace(noise=(target.noised - root * clean) / sigma)
-    grads, _ = jax.grad(agent.score_loss, has_aux=True)(state.score_params, observation, target)
-    params, optimizer = critics.adam_step(grads, state.score_optimizer, state.score_params, 2e-3)
-    state = state._replace(score_params=params, score_optimizer=optimizer)
-    return state._replace(draw_params=agent.next_draw_params(state, params))
+    learned, _ = optimizer.descend(denoiser.loss, state.score, 2e-3, observation, target)
+    state = state._replace(score=learned)
+    if not hasattr(state, "average"):
+        return state
+    average = optimizer.polyak(state.average, learned.params, state.hyperparameters["draw_rate"])
+    return state._replace(average=average)
 
 
 def train(agent: Any, is_clean: bool, setting: Setting) -> jax.Array:
     """Samples `[C, N]` at each checkpoint of one run."""
     stream = jax.random.fold_in(jax.random.key(0), setting.seed)
     init_key, fit_key, train_key, sample_key = jax.random.split(stream, 4)
-    state = agent.init(init_key)._replace(gradient_size=jnp.ones(()))
+    state = agent.init(init_key)
+    if is_clean:
+        state = state._replace(gradient_size=jnp.ones(()))
 
     def fit(state: Any, index: jax.Array) -> tuple[Any, None]:
         draw_key, target_key = jax.random.split(jax.random.fold_in(fit_key, index))
@@ -119,7 +132,7 @@ def train(agent: Any, is_clean: bool, setting: Setting) -> jax.Array:
     def match(state: Any, index: jax.Array) -> tuple[Any, None]:
         draw_key, target_key = jax.random.split(jax.random.fold_in(train_key, index))
         if is_clean:
-            clean = agent.sample_unsquashed(state.draw_params, jnp.zeros((BATCH_SIZE, 1)), draw_key)
+            clean = agent.sample_unsquashed(state, state.average, jnp.zeros((BATCH_SIZE, 1)), draw_key)
         else:
             clean = start_actions(setting, draw_key)
         return score_step(agent, state, setting, clean, target_key, fit=False), None
@@ -130,9 +143,9 @@ def train(agent: Any, is_clean: bool, setting: Setting) -> jax.Array:
     samples = []
     for index, (begin, end) in enumerate(zip((0, *CHECKPOINTS), CHECKPOINTS, strict=False)):
         state, _ = jax.lax.scan(match, state, jnp.arange(begin, end))
-        params = state.draw_params if is_clean else state.score_params
+        source = state if is_clean else state.score.params
         samples.append(
-            agent.sample(params, jnp.zeros((NUM_SAMPLES, 1)), jax.random.fold_in(sample_key, index))
+            agent.sample(source, jnp.zeros((NUM_SAMPLES, 1)), jax.random.fold_in(sample_key, index))
         )
     return jnp.stack(samples)[..., 0]
 
@@ -157,7 +170,7 @@ def main(options: Options) -> None:
     clean = analytic(
         "qsm-clean", inverse_temperature=1.0, gradient_size_rate=0.0, draw_rate=0.02, sample_clip=3.0
     )
-    sigma = float(analytic("qsm").schedule.sigma[0])
+    sigma = float(analytic("qsm").denoiser.schedule.sigma[0])
     published = analytic("qsm", score_scale=sigma)
     settings = list(itertools.product(SEPARATIONS, STARTS, SEEDS))
     columns = [jnp.asarray(column) for column in zip(*settings, strict=True)]
@@ -172,4 +185,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(read_arguments(Options, __doc__)["options"])

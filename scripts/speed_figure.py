@@ -16,8 +16,10 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
-import tyro
 from matplotlib.ticker import NullFormatter
+
+from qsm.command.script import read_arguments
+from qsm.options.parser import Positional
 
 matplotlib.use("Agg")
 # Okabe and Ito's palette, told apart by color-blind readers and in print.
@@ -28,8 +30,6 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 class Options:
     """Draw throughput."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]]
-    """JSON files of `scripts/speed.py`, one for each machine."""
     output: Path = Path("results/speed/throughput.png")
     """PNG file to write."""
 
@@ -47,9 +47,11 @@ def rows_of(report: dict[str, Any], part: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Draws updates over seeds on the left, environment steps over environments on the right."""
-    options = tyro.cli(Options, description=__doc__)
+    files = Positional("files", "JSON files of scripts/speed.py, one for each machine.", tuple[Path, ...])
+    given = read_arguments(Options, __doc__, [files])
+    options = given["options"]
     try:
-        reports = [json.loads(file.read_text()) for file in options.files]
+        reports = [json.loads(file.read_text()) for file in given["files"]]
         reports = [report for report in reports if "rows" in report]
     except (OSError, ValueError, TypeError) as error:
         sys.exit(f"not a report of scripts/speed.py: {error}")

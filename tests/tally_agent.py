@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from agents import Entry, Style
+from agents.config import AgentConfig
 from agents.parts.types import Mean, Metrics, Mode, Sampling, Transition
 
 
@@ -82,3 +84,14 @@ class TallyAgent:
             "tally/never": Mean(jnp.zeros(()), jnp.zeros(())),
         }
         return state, metrics
+
+
+def build(config: AgentConfig, observation_size: int, action_size: int) -> TallyAgent:
+    """As `agents.build` calls it; of the options, only the sizes count."""
+    return TallyAgent(action_size)
+
+
+TALLY = Entry(
+    __name__, "AgentConfig", "build", "Counts every call", "deterministic", Style("#000000", "-", "o")
+)
+"""For the registry, while a test runs."""

@@ -1,4 +1,4 @@
-"""Numbers and lists in the words of a person: `3 h 20 min`, `2:44`, `1.2 GB`, `a, b and 3 more`."""
+"""Numbers and lists in the words of a person: `3 h 20 min`, `2:44`, `1.2 GB`, `2 runs`, `a, b and 3 more`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ def shorten(texts: Sequence[str], number: int = 8, separator: str = ", ") -> str
     """The first `number` of `texts`, and how many there are besides: `a, b and 3 more`."""
     more = f" and {len(texts) - number} more" if len(texts) > number else ""
     return separator.join(texts[:number]) + more
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run` or `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

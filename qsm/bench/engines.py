@@ -39,7 +39,7 @@ Command = Callable[[Job], list[str]]
 
 def train_command(job: Job) -> list[str]:
     """The command line of `job`."""
-    return [sys.executable, "-m", "qsm", *job.arguments]
+    return [sys.executable, "-m", "qsm", *job.arguments()]
 
 
 class Engine(Protocol):

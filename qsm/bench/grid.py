@@ -7,18 +7,18 @@ no record beside the runs: what is done is read from them.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import agents
 from qsm.base.errors import UserError, first_line, nearest
+from qsm.options.arguments import to_arguments
+from qsm.options.commands import OutputOptions
 from qsm.options.parser import Parser
-from qsm.options.run import Backend, MjxRunConfig, RunConfig
-from qsm.record.config_file import differences, is_run, read_config, resolved_config
-from qsm.record.run_folder import missing_folders
+from qsm.options.run import Backend, LaunchOptions, RunConfig
+from qsm.record.config_file import conflicts, is_run, resolved_config
 from qsm.record.run_id import RunId, check_name
 from qsm.record.status import read_progress
 
@@ -26,8 +26,6 @@ State = Literal["missing", "running", "finished", "stopped", "failed"]
 
 SHOWN = 3
 """Options named where a cell has others than the grid."""
-RECORDING = ("steps", "wandb", "wandb_project")
-"""Options of a run that change nothing in one that is finished: how far, and where it was recorded too."""
 
 
 class AgentSpec(NamedTuple):
@@ -35,28 +33,29 @@ class AgentSpec(NamedTuple):
 
     agent: str
     name: str | None
-    options: tuple[str, ...]  # as `qsm train` takes them
-
-    @property
-    def label(self) -> str:
-        """As its runs are called: AGENT[@NAME]."""
-        return self.agent if self.name is None else f"{self.agent}@{self.name}"
+    config: Any
 
 
 class Cell(NamedTuple):
-    """One run of the grid."""
+    """One run of the grid, with all its options."""
 
-    spec: AgentSpec
-    task: str
-    seed: int
+    id: RunId
     path: Path
+    agent_config: Any
+    run_config: RunConfig
+
+    def resolved(self) -> dict[str, Any]:
+        """What `config.json` holds where this grid has trained the run."""
+        return resolved_config(
+            self.id.agent, self.id.task, self.id.backend, self.agent_config, self.run_config
+        )
 
 
 class Job(NamedTuple):
     """One training: a cell, or several seeds of an agent and task in one program."""
 
     cells: tuple[Cell, ...]
-    arguments: tuple[str, ...]  # of `qsm`
+    folder: Path
 
     @property
     def log(self) -> Path:
@@ -64,137 +63,92 @@ class Job(NamedTuple):
         path = self.cells[0].path
         return path.parent / f"{path.name}.output.txt"
 
-
-class Grid(NamedTuple):
-    """What is trained, on what, and for how long."""
-
-    specs: Sequence[AgentSpec]
-    tasks: Sequence[str]
-    seeds: Sequence[int]
-    steps: int
-    folder: Path
-    backend: Backend = "dm_control"
-    options: Sequence[str] = ()  # of every `qsm train`
-
-    def cells(self) -> list[Cell]:
-        """The cells, seed by seed, so that every comparison is there early and grows.
-
-        Raises:
-          UserError: two agents have the same label.
-        """
-        labels = [spec.label for spec in self.specs]
-        if len(set(labels)) < len(labels):
-            twice = next(label for label in labels if labels.count(label) > 1)
-            other = f"{twice.partition('@')[0]}@NAME:OPTION=VALUE"
-            raise UserError(f"--agents names '{twice}' twice; give one of them another name: {other}")
+    def arguments(self) -> list[str]:
+        """The words of `qsm` that train it, or go on with it."""
+        first = self.cells[0]
+        backend: Any = first.id.backend
+        launch = LaunchOptions(backend, num_seeds=len(self.cells), extend_steps=True)
+        output = OutputOptions(self.folder, first.id.name)
+        options = (first.agent_config, first.run_config, launch, output)
         return [
-            Cell(spec, task, seed, RunId(self.backend, task, spec.agent, spec.name, seed).path(self.folder))
-            for seed in self.seeds
-            for task in self.tasks
-            for spec in self.specs
+            "train",
+            first.id.agent,
+            first.id.task,
+            *(word for one in options for word in to_arguments(one)),
         ]
 
-    def configuration(self, cell: Cell) -> dict[str, Any]:
-        """What `config.json` of `cell` holds where it was trained as this grid would train it.
 
-        Raises:
-          UserError: the options of the grid do not go together.
-        """
-        agent_config = _agent_config(cell.spec.agent, cell.spec.options)
-        config = _run_config(self.backend, (*self.options, f"--steps={self.steps}"))
-        config = dataclasses.replace(config, seed=cell.seed)
-        return resolved_config(cell.spec.agent, cell.task, self.backend, agent_config, config)
+class Grid(NamedTuple):
+    """What is trained: every cell in the order of its training."""
 
-    def refuse_other_options(self) -> None:
-        """Returns where every run that is there has the options of the grid: only such runs may be compared.
+    cells: tuple[Cell, ...]
+    steps: int  # of each
+    folder: Path
 
-        A finished run may have been trained for longer; others must be able to go on to the steps of the grid.
-
-        Raises:
-          UserError: runs of other options; names the first of them, and what differs.
-        """
-        found = []
-        for cell in self.cells():
-            try:
-                there = read_config(cell.path)
-            except UserError:
-                continue  # none, or a damaged one, of which its training tells
-            here = self.configuration(cell)
-            if progress_of(cell, self.steps).state == "finished":
-                there, here = _without(there, RECORDING), _without(here, RECORDING)
-            elif _steps_of(there) <= self.steps:
-                there, here = _without(there, ["steps"]), _without(here, ["steps"])
-            if changed := differences(there, here):
-                found.append((cell, changed))
-        if not found:
-            return
-        cell, changed = found[0]
-        more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        others = f" (one of {len(found)})" if len(found) > 1 else ""
-        other = "choose another folder with --out"
-        if cell.spec.name is not None and all(text.startswith("agent_config.") for text in changed):
-            other = f"give the variant another name than '{cell.spec.name}'"
-        raise UserError(
-            f"{cell.path}{others} holds a run of other options: {'; '.join(changed[:SHOWN])}{more}. Repeat its "
-            f"options, or {other}"
-        )
-
-    def refuse_unwritable(self) -> None:
-        """Returns where runs can be written below the folder; nothing is left there.
-
-        Raises:
-          UserError: they cannot.
-        """
-        missing = missing_folders(self.folder)
-        there = missing[-1].parent if missing else self.folder
-        try:
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except OSError as error:
-            reason = f"{there} is a file" if there.is_file() else first_line(error)
-            raise UserError(
-                f"Cannot write in --out {self.folder} ({reason}). Choose a folder that you may write to"
-            ) from error
-
-    def jobs(self, cells: Sequence[Cell], together: int = 1) -> list[Job]:
+    def jobs(self, cells: Sequence[Cell], seeds_together: int = 1) -> list[Job]:
         """The trainings of `cells`, in their order.
 
         Args:
-          together: seeds of one agent and task that are trained in one program at most; they have consecutive numbers
-            and have been trained equally far, as a group that goes on must.
+          seeds_together: seeds of one agent and task that are trained in one program at most; they have consecutive
+            numbers and have been trained equally far, as a group that goes on must.
         """
-        groups: dict[tuple[str, str], list[Cell]] = {}
+        if seeds_together == 1:
+            return [Job((cell,), self.folder) for cell in cells]
+        groups: dict[RunId, list[Cell]] = {}
         for cell in cells:
-            groups.setdefault((cell.spec.label, cell.task), []).append(cell)
+            groups.setdefault(cell.id._replace(seed=0), []).append(cell)
         chunks = [
-            run[i : i + together]
+            tuple(alike[i : i + seeds_together])
             for group in groups.values()
-            for run in self._runs(group)
-            for i in range(0, len(run), together)
+            for alike in self._alike(group)
+            for i in range(0, len(alike), seeds_together)
         ]
         order = {cell: place for place, cell in enumerate(cells)}
-        return [self._job(chunk) for chunk in sorted(chunks, key=lambda chunk: order[chunk[0]])]
+        return [Job(chunk, self.folder) for chunk in sorted(chunks, key=lambda chunk: order[chunk[0]])]
 
-    def _runs(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+    def _alike(self, cells: Sequence[Cell]) -> list[list[Cell]]:
         """Cells with consecutive seeds that are equally far."""
-        runs: list[list[Cell]] = []
+        found: list[list[Cell]] = []
         before: tuple[int, int] | None = None
-        for cell in sorted(cells, key=lambda cell: cell.seed):
-            here = cell.seed, progress_of(cell, self.steps).step
+        for cell in sorted(cells, key=lambda cell: cell.id.seed):
+            here = cell.id.seed, progress_of(cell, self.steps).step
             if before is not None and here == (before[0] + 1, before[1]):
-                runs[-1].append(cell)
+                found[-1].append(cell)
             else:
-                runs.append([cell])
+                found.append([cell])
             before = here
-        return runs
+        return found
 
-    def _job(self, cells: Sequence[Cell]) -> Job:
-        spec, task, seed, _ = cells[0]
-        arguments = ["train", spec.agent, task, *spec.options, f"--seed={seed}", f"--steps={self.steps}"]
-        arguments += [f"--num-seeds={len(cells)}"] if len(cells) > 1 else []
-        arguments += [f"--backend={self.backend}", f"--runs={self.folder}"]
-        arguments += [f"--name={spec.name}"] if spec.name else []
-        return Job(tuple(cells), (*arguments, "--extend-steps", *self.options))
+
+def make_grid(
+    specs: Sequence[AgentSpec],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    run_config: RunConfig,
+    folder: Path,
+    backend: Backend = "dm_control",
+) -> Grid:
+    """The grid of `specs` on `tasks`: seed by seed, so that every comparison is there early and grows.
+
+    Args:
+      run_config: options of every run, but for the seed.
+
+    Raises:
+      UserError: two agents have the same label.
+    """
+    labels = [RunId(backend, "", spec.agent, spec.name).label for spec in specs]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        other = f"{twice.partition('@')[0]}@NAME:OPTION=VALUE"
+        raise UserError(f"--agents names '{twice}' twice; give one of them another name: {other}")
+    cells = []
+    for seed in seeds:
+        seeded = dataclasses.replace(run_config, seed=seed)
+        for task in tasks:
+            for spec in specs:
+                run_id = RunId(backend, task, spec.agent, spec.name, seed)
+                cells.append(Cell(run_id, run_id.path(folder), spec.config, seeded))
+    return Grid(tuple(cells), run_config.steps, folder)
 
 
 class Progress(NamedTuple):
@@ -204,6 +158,62 @@ class Progress(NamedTuple):
     step: int
     last_return: float | None
     reason: str = ""
+
+
+def progress_of(cell: Cell, steps: int) -> Progress:
+    """What the run of `cell` has reached, of `steps`."""
+    if not is_run(cell.path):
+        return Progress("missing", 0, None)
+    found = read_progress(cell.path)
+    if found.state == "finished" and found.step >= steps:
+        return Progress("finished", found.step, found.last_return)
+    if found.state in ("failed", "diverged"):
+        return Progress("failed", found.step, found.last_return, found.message)
+    return Progress("stopped", found.step, found.last_return)
+
+
+def check_options(progress: Mapping[Cell, Progress]) -> None:
+    """Returns where every run that is there has the options of its cell: only such runs may be compared.
+
+    A finished run may have been trained for longer; others must be able to go on to the steps of the grid.
+
+    Raises:
+      UserError: runs of other options; names the first of them, and what differs.
+    """
+    found = [
+        (cell, changed)
+        for cell, one in progress.items()
+        if (changed := conflicts(cell.path, cell.resolved(), one.state == "finished"))
+    ]
+    if not found:
+        return
+    cell, changed = found[0]
+    more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    others = f" (one of {len(found)})" if len(found) > 1 else ""
+    other = "choose another folder with --out"
+    if cell.id.name is not None and all(text.startswith("agent_config.") for text in changed):
+        other = f"give the variant another name than '{cell.id.name}'"
+    raise UserError(
+        f"{cell.path}{others} holds a run of other options: {'; '.join(changed[:SHOWN])}{more}. Repeat its "
+        f"options, or {other}"
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """Returns where runs can be written below `folder`; nothing is left there.
+
+    Raises:
+      UserError: they cannot.
+    """
+    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        reason = f"{there} is a file" if there.is_file() else first_line(error)
+        raise UserError(
+            f"Cannot write in --out {folder} ({reason}). Choose a folder that you may write to"
+        ) from error
 
 
 def parse_agent(text: str) -> AgentSpec:
@@ -230,43 +240,8 @@ def parse_agent(text: str) -> AgentSpec:
             f"--agents has '{text}', which differs from {agent} in nothing; add its options, as in "
             f"{text}:OPTION=VALUE, or leave the name out"
         )
-    arguments = tuple(f"--{option.lstrip('-')}" for option in options)
-    _agent_config(agent, arguments)
-    return AgentSpec(agent, name or None, arguments)
-
-
-@functools.cache  # a parser takes 50 ms, and a grid has hundreds of cells
-def _agent_config(agent: str, arguments: tuple[str, ...]) -> Any:
     parser = Parser(
         f"qsm train {agent}", "", {"agent": agents.config_class(agent)}, subject=f"agent {agent!r}"
     )
-    return parser.parse(arguments)["agent"]
-
-
-@functools.cache
-def _run_config(backend: Backend, arguments: tuple[str, ...]) -> RunConfig:
-    kind = MjxRunConfig if backend == "mjx" else RunConfig
-    return Parser("qsm train", "", {"run": kind}).parse(arguments)["run"]
-
-
-def _without(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """`config` without these options of the run."""
-    run = {name: value for name, value in config["run_config"].items() if name not in names}
-    return config | {"run_config": run}
-
-
-def _steps_of(config: dict[str, Any]) -> float:
-    steps = config["run_config"].get("steps", 0)
-    return steps if isinstance(steps, int) else 0
-
-
-def progress_of(cell: Cell, steps: int) -> Progress:
-    """What the run of `cell` has reached, of `steps`."""
-    if not is_run(cell.path):
-        return Progress("missing", 0, None)
-    found = read_progress(cell.path)
-    if found.state == "finished" and found.step >= steps:
-        return Progress("finished", found.step, found.last_return)
-    if found.state in ("failed", "diverged"):
-        return Progress("failed", found.step, found.last_return, found.message)
-    return Progress("stopped", found.step, found.last_return)
+    config = parser.parse([f"--{option.lstrip('-')}" for option in options])["agent"]
+    return AgentSpec(agent, name or None, config)

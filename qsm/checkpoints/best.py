@@ -20,7 +20,7 @@ from qsm.base.files import remove_quietly, replace_file
 from qsm.checkpoints.arrays import DAMAGED_ARCHIVE
 from qsm.checkpoints.checkpoint import FORMAT, other_format
 from qsm.checkpoints.leaves import acting_leaves, filled, named_leaves
-from qsm.devices import runtime
+from qsm.devices import processes
 from qsm.learning.learner import Learner
 
 FOLDER = "best"
@@ -58,7 +58,7 @@ class BestPolicies:
 
     def go_back_to(self, step: int | None) -> None:
         """Removes what was kept after `step`, as those evaluations are made again; None where the runs begin anew."""
-        if runtime.is_writer():
+        if processes.is_writer():
             for folder in self._folders:
                 for later in [found for found in kept_steps(folder) if step is None or found > step]:
                     remove_quietly(_file(folder, later))
@@ -76,7 +76,7 @@ class BestPolicies:
             value is not None and value > best for value, best in zip(returns, self.returns, strict=True)
         ]
         # On several processes all of them gather, and one writes.
-        better = np.flatnonzero(runtime.of_writer(np.array(is_better, np.int32)))
+        better = np.flatnonzero(processes.broadcast_from_writer(np.array(is_better, np.int32)))
         if not len(better):
             return
         leaves = named_leaves(agents)
@@ -84,7 +84,7 @@ class BestPolicies:
         for i in better.tolist():
             value = returns[i]
             arrays = self._learner.placement.member(read, i)
-            if value is not None and (not runtime.is_writer() or self._write(i, step, value, arrays)):
+            if value is not None and (not processes.is_writer() or self._write(i, step, value, arrays)):
                 self.returns[i] = value
 
     def _write(self, index: int, step: int, value: float, arrays: Mapping[str, np.ndarray]) -> bool:

@@ -12,6 +12,16 @@ from qsm.checkpoints.integrity import is_whole
 from qsm.learning.learner import Learner
 
 
+class Which(NamedTuple):
+    """The newest policy, unless the best one or that of a step is asked for."""
+
+    best: bool = False
+    step: int | None = None
+
+
+NEWEST = Which()
+
+
 class Restored(NamedTuple):
     """A policy of a run."""
 

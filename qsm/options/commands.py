@@ -32,12 +32,22 @@ class OutputOptions:
             raise ValueError(f"run_dir is the whole path of the run; leave out --{other}, or give that alone")
 
 
+def _check_choice(best: bool, step: int | None) -> None:
+    """Raises ValueError where two policies are asked for."""
+    if best and step is not None:
+        raise ValueError(f"step is {step} and best is asked for too; leave out --step or --best")
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """How the latest checkpoint of a run is evaluated."""
+    """Which policy of a run is evaluated, and how."""
 
     episodes: int = 10
     """Episodes to play."""
+    best: bool = False
+    """The best evaluated policy of the run, in place of the newest checkpoint's."""
+    step: int | None = None
+    """The policy of this environment step: of a checkpoint that is there, or the best one. none: the newest."""
     video: Path | None = None
     """File (.mp4 or .gif) to write the first episode to."""
     seed: int = 0
@@ -47,18 +57,34 @@ class EvalOptions:
     backend: Backend | None = None
     """Simulator to play on; on another than the run's, what the policy loses by it is shown. none: the run's."""
 
-    limits: ClassVar[Limits] = {"episodes": (1, 10_000), "seed": (0, 2**31 - 1), "eval_samples": (1, 4096)}
+    limits: ClassVar[Limits] = {
+        "episodes": (1, 10_000),
+        "step": (0, 2**31 - 1),
+        "seed": (0, 2**31 - 1),
+        "eval_samples": (1, 4096),
+    }
 
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
+        _check_choice(self.best, self.step)
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """Where the policy goes."""
+    """Which policy of a run is written, and where it goes."""
 
     output: Path | None = None
     """File to write; none: policy.npz in the run's folder."""
+    best: bool = False
+    """The best evaluated policy of the run, in place of the newest checkpoint's."""
+    step: int | None = None
+    """The policy of this environment step: of a checkpoint that is there, or the best one. none: the newest."""
+
+    limits: ClassVar[Limits] = {"step": (0, 2**31 - 1)}
+
+    def __post_init__(self) -> None:
+        check_limits(self, self.limits)
+        _check_choice(self.best, self.step)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import agents
 from envs.tasks import BACKENDS, check_task
 from qsm.base.errors import nearest
-from qsm.options.parser import LARGEST, kind_of
+from qsm.options.kinds import LARGEST, kind_of
 from qsm.options.run import RunConfig, run_config_class
 
 

@@ -1,4 +1,4 @@
-"""`qsm eval`: plays the newest checkpoint of a run, on the simulator it was trained on or on the other."""
+"""`qsm eval`: plays a policy of a run, on the simulator it was trained on or on the other."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-import agents
-from agents.api import Agent
 from envs import render
 from envs.tasks import SAME_OBSERVATIONS, check_task
 from qsm.base.errors import UserError
-from qsm.checkpoints import checkpoint
+from qsm.checkpoints.selection import NEWEST, Which, restore_policy
 from qsm.devices import runtime
+from qsm.learning.build import SIMULATORS, Simulators, build
 from qsm.learning.evaluate import Evaluation, episode_seed, evaluate
 from qsm.learning.learner import Learner
-from qsm.options import saved
 from qsm.options.run import Backend
 from qsm.record.find import load_run
 from qsm.record.run_folder import RunDir
@@ -30,8 +28,10 @@ def play(
     eval_samples: int | None = None,
     video: Path | None = None,
     backend: Backend | None = None,
+    which: Which = NEWEST,
+    simulators: Simulators = SIMULATORS,
 ) -> dict[str, Any]:
-    """Plays the newest checkpoint of a run.
+    """Plays a policy of a run.
 
     Args:
       seed: of the episodes and of the policy's draws; apart from those of training whatever it is.
@@ -39,12 +39,13 @@ def play(
       video: file for a video of the first episode.
       backend: simulator to play on; the one that the run was trained on by default. On another, the same policy is
         played on both, and what it loses by the change is among the results.
+      which: the newest checkpoint's policy, the best evaluated one, or that of a step.
 
     Returns:
-      The run's name, the step of its checkpoint, the backend, and the metrics of `Evaluation`.
+      The run's name, the step that the policy was trained for, the backend, and the metrics of `Evaluation`.
 
     Raises:
-      UserError: no run, no checkpoint, an impossible option, observations that differ, or no way to render.
+      UserError: no run, no such policy, an impossible option, observations that differ, or no way to render.
     """
     run = load_run(run_dir)
     trained_on: Backend = run.config["backend"]
@@ -66,7 +67,7 @@ def play(
                 )
     except ValueError as error:
         raise UserError(f"{run.path}: {error}") from error
-    player = _Player(run, seed, episodes, eval_samples)
+    player = _Player(run, seed, episodes, eval_samples, which, simulators)
     record: list[np.ndarray] | None = [] if video is not None else None
     evaluation = player.play(backend, record)
     result = {"run": str(run.path), "step": player.step, "backend": backend, **evaluation.metrics()}
@@ -84,7 +85,7 @@ def play(
                 run.config["run_config"]["seed"],
                 np.stack(record),
                 video,
-                player.action_repeat,
+                run.config["run_config"].get("action_repeat", 1),
                 episode_seed=first,
             )
         except (ValueError, RuntimeError) as error:
@@ -94,61 +95,46 @@ def play(
 
 
 class _Player:
-    """A run's newest policy, to be played on either backend."""
+    """A policy of a run, to be played on either backend."""
 
-    def __init__(self, run: RunDir, seed: int, episodes: int, eval_samples: int | None) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        seed: int,
+        episodes: int,
+        eval_samples: int | None,
+        which: Which,
+        simulators: Simulators,
+    ) -> None:
         self._run, self._seed, self._episodes = run, seed, episodes
-        config = run.config
-        try:
-            saved.check_run_options(config["run_config"])
-            options = saved.agent_options(config["agent"], config["agent_config"])
-            if eval_samples is not None:
-                options = agents.override(options, eval_samples=eval_samples)
-            self._options = options
-            self.action_repeat = config["run_config"]["action_repeat"]
-            # Runs of the first version name none.
-            runtime.set_precision(config["run_config"].get("matmul_precision", "float32"))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{run.path}: {error}") from error
+        self._which, self._simulators = which, simulators
+        self._overrides = {} if eval_samples is None else {"eval_samples": eval_samples}
+        options = run.config["run_config"]
+        # Runs of the first version name no precision.
+        runtime.set_precision(options.get("matmul_precision", "float32"))
         self.step = 0
         self._agents: Any = None  # read once: training may go on meanwhile
 
     def play(self, backend: Backend, record: list[np.ndarray] | None = None) -> Evaluation:
         """One evaluation; the actions of its first episode go to `record`, on dm_control."""
-        config = self._run.config
         try:
-            if backend == "mjx":
-                from envs import mjx
-                from envs.vector import VectorEnvironment
-
-                vector = VectorEnvironment(mjx.make_env(config["task"], self.action_repeat), self._episodes)
-                spec = vector.spec
-            else:
-                from envs import dmc
-
-                train_seed = config["run_config"]["seed"]
-                host = [
-                    dmc.make_env(config["task"], train_seed, self.action_repeat)
-                    for _ in range(self._episodes)
-                ]
-                spec = host[0].spec
-            agent: Agent = agents.build(
-                config["agent"], self._options, spec.observation_size, spec.action_size
-            )
+            task, agent = build(self._run.config, backend, self._simulators, **self._overrides)
+            spec = task.spec
+            host = [task.host() for _ in range(self._episodes)] if backend != "mjx" else []
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self._run.path}: {error}") from error
         learner = Learner(agent, spec, self._seed, capacity=1)
         if self._agents is None:
-            agent_state, self.step = checkpoint.restore_agent(self._run.checkpoints, learner)
-            self._agents = jax.tree.map(lambda leaf: np.asarray(leaf)[None], agent_state)
-        stacked = self._agents
+            restored = restore_policy(self._run.path, learner, *self._which)
+            self.step = restored.step
+            self._agents = jax.tree.map(lambda leaf: np.asarray(leaf)[None], restored.agent)
         # One step past any of training, so that these episodes are not those of the curve.
         step = self.step + 1
         if backend == "mjx":
             from qsm.learning.device_evaluate import DevicePlayer
 
-            (result,) = DevicePlayer(learner, vector)(stacked, step)
+            (result,) = DevicePlayer(learner, task.vector(self._episodes))(self._agents, step)
         else:
-            (result,) = evaluate(learner, stacked, [host], step, record)
+            (result,) = evaluate(learner, self._agents, [host], step, record)
         assert result is not None
         return result

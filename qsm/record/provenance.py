@@ -11,7 +11,7 @@ from typing import Any
 
 PACKAGES = (
     *("qsm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
-    *("mujoco", "mujoco-mjx", "dm-control", "dm-env", "wandb", "tensorboardX", "tyro", "rich"),
+    *("mujoco", "mujoco-mjx", "dm-control", "dm-env", "wandb", "tensorboardX", "rich"),
 )
 
 

@@ -194,11 +194,11 @@ class CsvSink:
         self._lost = 0
 
     def _write_pending(self, rewrite: bool) -> None:
-        columns = in_order([*self._columns, *(name for _, values in self._pending for name in values)])
-        rewrite = rewrite or self._failing or columns != self._columns
+        names = {name for _, values in self._pending for name in values}
+        rewrite = rewrite or self._failing or not names <= set(self._columns)
         if rewrite or not self.path.exists() or self.path.stat().st_size < self._size:
             former = read_table(self.path) if self.path.exists() else Table(["step"], [], False)
-            columns = in_order([*columns, *former.columns])
+            columns = in_order([*self._columns, *names, *former.columns])
             rows = self._pending_rows(columns)
             steps = {row[0] for row in rows}
             former_columns, self._columns = self._columns, columns
@@ -208,7 +208,7 @@ class CsvSink:
                 self._columns = former_columns
                 raise
         else:
-            data = _encode(self._pending_rows(columns))
+            data = _encode(self._pending_rows(self._columns))
             with open(self.path, "r+b") as file:
                 # A write that failed half way, on a full disk, may have left part of a row behind.
                 file.truncate(self._size)

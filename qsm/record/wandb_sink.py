@@ -7,8 +7,10 @@ was stopped), a call to wandb waits for ever: the calls are therefore a thread's
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import re
+import tempfile
 import threading
 import time
 import uuid
@@ -31,6 +33,8 @@ PATIENCE = 90.0
 """Seconds after which a wandb that was asked to end, and says nothing, is ended."""
 ROWS_WAITING = 1_000
 """Rows that wait for wandb at most; further ones are in the CSV files only."""
+CACHE = "WANDB_CACHE_DIR"
+"""Variable that names the folder of wandb's cache and of the log of its service."""
 SERVICE = "wandb-core"
 """Name of wandb's own process."""
 
@@ -125,6 +129,7 @@ class WandbSink:
     def _start(self, run: RunDir, mode: Literal["offline", "online"]) -> Any:
         import wandb
 
+        use_writable_cache(run.wandb / "cache")
         # Silent for the whole process: `online` without an account would ask for one and wait at a terminal.
         quiet = {"silent": True, "quiet": True, "console": "off"}
         wandb.setup(wandb.Settings(**quiet))
@@ -166,6 +171,22 @@ class WandbSink:
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, f"{identity}\n".encode())
         return identity
+
+
+def use_writable_cache(otherwise: Path) -> None:
+    """Has wandb's service write its log into `otherwise` where it cannot be written in the user's own cache.
+
+    As where HOME is read-only: it would print its whole log among our lines instead.
+    """
+    usual = os.environ.get("XDG_CACHE_HOME") or Path("~").expanduser() / ".cache"
+    folder = Path(os.environ.get(CACHE) or usual)
+    try:
+        logs = folder / "wandb" / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=logs):
+            return
+    except (OSError, RuntimeError):
+        os.environ[CACHE] = str(otherwise.absolute())
 
 
 def _end_service() -> None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agents import Style
+from qsm.base.text import count
 from qsm.report.intervals import (
     Estimate,
     Scores,
@@ -109,7 +110,7 @@ def _published(axes: Axes, name: str, curves: Sequence[Reference], last: int, pl
     """Lowest mean - std to highest mean + std: hatched, or a bar to the right of a lone step; for the legend."""
     steps = _steps(curves)
     low, high = zip(*(_ends(curves, step) for step in steps), strict=True)
-    label = f"published {name} ({len(curves)} source{'s' if len(curves) > 1 else ''})"
+    label = f"published {name} ({count(len(curves), 'source')})"
     hatch, marker = PUBLISHED_LOOKS.get(name, ("xx", "P"))
     if len(steps) > 1:
         return axes.fill_between(
@@ -156,7 +157,7 @@ def aggregates(comparison: Comparison) -> tuple[Figure, Rows]:
     panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
     for axes, (name, statistic) in zip(panels, AGGREGATES.items(), strict=True):
         for place, agent in enumerate(agents):
-            found, style = bootstrap(statistic, comparison.normalised(agent)), style_of(agent)
+            found, style = bootstrap(statistic, comparison.normalized(agent)), style_of(agent)
             axes.barh(place, found.value, color=style.color, alpha=0.35, height=0.7)
             _interval(axes, place, found, style)
             rows.append({"agent": agent, "statistic": name} | _numbers(found))
@@ -195,7 +196,7 @@ def sample_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
     figure, axes = new_figure(4.6)
     rows, lines, last = [], [], 0
     for agent in comparison.compared:
-        steps, curves = comparison.normalised_curves(agent)
+        steps, curves = comparison.normalized_curves(agent)
         if not len(steps):
             continue
         found = bootstrap(aggregate_iqm, curves)
@@ -211,24 +212,32 @@ def sample_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
     return figure, rows
 
 
+def time_unit(hours: float) -> tuple[int, str]:
+    """How many of the unit that suits `hours` make an hour, and its name."""
+    return (1, "hours") if hours >= 2 else (60, "minutes") if 60 * hours >= 2 else (3600, "seconds")
+
+
 @styled
 def time_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
-    """The same against hours, the mean over tasks of the mean over runs at each step."""
+    """The same against time, the mean over tasks of the mean over runs at each step."""
     figure, axes = new_figure(4.6)
     rows, lines = [], []
+    curves_of_hours = {agent: comparison.hours(agent) for agent in comparison.compared}
+    all_hours = [values for _, hours in curves_of_hours.values() for values in hours.values()]
+    per_hour, unit = time_unit(max((values.max() for values in all_hours if values.size), default=0))
     for agent in comparison.compared:
-        steps, curves = comparison.normalised_curves(agent)
-        timed, hours = comparison.hours(agent)
+        steps, curves = comparison.normalized_curves(agent)
+        timed, hours = curves_of_hours[agent]
         shared = np.intersect1d(steps, timed)
         if not len(shared):
             continue
         found = bootstrap(aggregate_iqm, {task: v[:, np.isin(steps, shared)] for task, v in curves.items()})
         spent = aggregate_mean({task: v[:, np.isin(timed, shared)] for task, v in hours.items()})
-        lines.append(_curve(axes, spent, found, style_of(agent), _label(agent, found)))
+        lines.append(_curve(axes, spent * per_hour, found, style_of(agent), _label(agent, found)))
         for i, step in enumerate(shared):
             row = {"agent": agent, "step": int(step), "hours": spent[i], "iqm": found.value[i]}
             rows.append(row | {"low": found.low[i], "high": found.high[i]})
-    axes.set(xlabel="hours of training and evaluation", ylabel="IQM of return / 1000")
+    axes.set(xlabel=f"{unit} of training and evaluation", ylabel="IQM of return / 1000")
     axes.set_xlim(0, None)
     axes.set_ylim(0, 1)
     legend_below(figure, lines)
@@ -242,7 +251,7 @@ def profile(comparison: Comparison) -> tuple[Figure, Rows]:
     rows, lines = [], []
     thresholds = np.linspace(0, 1, 101)
     for agent in comparison.compared:
-        found = bootstrap(lambda s: performance_profile(s, thresholds), comparison.normalised(agent))
+        found = bootstrap(lambda s: performance_profile(s, thresholds), comparison.normalized(agent))
         label = _label(agent, found)
         lines.append(_curve(axes, thresholds, found, style_of(agent), label, has_steps=True))
         for i, threshold in enumerate(thresholds):
@@ -264,7 +273,7 @@ def improvement(comparison: Comparison) -> tuple[Figure, Rows]:
     figure, axes = new_figure(0.9 + 0.42 * len(pairs))
     for place, (one, other) in enumerate(pairs):
         found = bootstrap(
-            probability_of_improvement, comparison.normalised(one), comparison.normalised(other)
+            probability_of_improvement, comparison.normalized(one), comparison.normalized(other)
         )
         _interval(axes, place, found, style_of(one))
         rows.append({"agent": one, "over": other} | _numbers(found))

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from qsm.base.errors import UserError
 from qsm.base.files import replace_file
+from qsm.base.text import count
 from qsm.report.figures import Rows
 
 STYLE = """
@@ -32,11 +33,11 @@ figcaption { font-size: .85rem; color: #444; overflow-wrap: anywhere; }
   .8rem 100%; background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .words td, .words th { text-align: left; }
+th:first-child, td:first-child { text-align: left; } .words td, .words th, td.words, th.words { text-align: left; }
 td.wide { white-space: normal; min-width: 16rem; }
 .differs { background: #fff2cc; } td.missing { background: #f6dede; }
 .note { background: #f4f4f4; border-left: 4px solid #0072B2; padding: .1rem 1rem; margin: .6rem 0; }
-code { overflow-wrap: anywhere; }
+details li { overflow-wrap: anywhere; } code { overflow-wrap: anywhere; }
 @media print { a { color: inherit; } figure { break-inside: avoid; } }
 """
 # The four backgrounds of a table: a shadow at each edge, which stays there, and over it a white cover that scrolls with
@@ -85,8 +86,12 @@ class Page:
         inline = base64.b64encode(data).decode()
         return f'<a download="{name}.csv" href="data:text/csv;base64,{inline}">{name}.csv</a>'
 
-    def figure(self, name: str, drawn: tuple[Figure, Rows], caption: str) -> str:
-        """Writes figures/NAME.png and .svg and data/NAME.csv; the figure for the page."""
+    def figure(self, name: str, drawn: tuple[Figure, Rows], caption: str, sources: Sequence[str] = ()) -> str:
+        """Writes figures/NAME.png and .svg and data/NAME.csv; the figure for the page.
+
+        Args:
+          sources: lines that can be unfolded below the caption.
+        """
         figure, rows = drawn
         images = {}
         for form in ("png", "svg"):
@@ -95,9 +100,10 @@ class Page:
             images[form] = file.getvalue()
             replace_file(self._out / "figures" / f"{name}.{form}", images[form])
         source = base64.b64encode(images["svg"]).decode()
+        more = unfolded("Sources", sources) if sources else ""
         return (
             f'<figure><img alt="{html.escape(caption)}" src="data:image/svg+xml;base64,{source}">'
-            f"<figcaption>{html.escape(caption)} {self.table(name, rows)}</figcaption></figure>"
+            f"<figcaption>{html.escape(caption)} {self.table(name, rows)}{more}</figcaption></figure>"
         )
 
     def write(self, title: str, head: str) -> Path:
@@ -146,11 +152,19 @@ def table(
       marks: which rows differ where they should not.
       kind: `words` for columns that are read and not compared.
     """
-    top = "".join(f"<th>{html.escape(text)}</th>" for text in head)
+    # A column without a number is read as well; the first is always.
+    reads = [
+        kind != "words" and place > 0 and all(not row[place][:1].isdigit() for row in rows)
+        for place in range(len(head))
+    ]
+    kinds = ["words" if is_read else "" for is_read in reads]
+    top = "".join(
+        f"<th{_classes(kind)}>{html.escape(text)}</th>" for text, kind in zip(head, kinds, strict=True)
+    )
     lines = []
     for i, row in enumerate(rows):
-        mark = ' class="differs"' if i < len(marks) and marks[i] else ""
-        lines.append(f"<tr{mark}>" + "".join(map(_shown, row)) + "</tr>")
+        mark = _classes("differs" if i < len(marks) and marks[i] else "")
+        lines.append(f"<tr{mark}>" + "".join(map(_shown, row, kinds)) + "</tr>")
     # It can be scrolled with the keyboard only where it can have the focus.
     return f'<div class="{f"table {kind}".strip()}" tabindex="0"><table><tr>{top}</tr>{"".join(lines)}</table></div>'
 
@@ -159,9 +173,15 @@ MISSING = "missing"
 """Begins a cell of a table that has no number."""
 
 
-def _shown(text: str) -> str:
-    kind = ' class="missing"' if text.startswith(MISSING) else ' class="wide"' if len(text) > 40 else ""
-    return f"<td{kind}>{html.escape(text)}</td>"
+def _shown(text: str, kind: str) -> str:
+    shape = "missing" if text.startswith(MISSING) else "wide" if len(text) > 40 else ""
+    return f"<td{_classes(kind, shape)}>{html.escape(text)}</td>"
+
+
+def _classes(*names: str) -> str:
+    """The attribute for those of `names` that are not empty."""
+    given = " ".join(name for name in names if name)
+    return f' class="{given}"' if given else ""
 
 
 def items(lines: Sequence[str]) -> str:
@@ -169,9 +189,14 @@ def items(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
+def unfolded(summary: str, lines: Sequence[str]) -> str:
+    """A list that is shown when `summary` is clicked."""
+    return f"<details><summary>{html.escape(summary)}</summary>{items(lines)}</details>"
+
+
 def note(text: str, lines: Sequence[str] = (), summary: str = "Which") -> str:
     """A box that catches the eye, with `lines` that can be unfolded."""
-    more = f"<details><summary>{html.escape(summary)}</summary>{items(lines)}</details>" if lines else ""
+    more = unfolded(summary, lines) if lines else ""
     return f'<div class="note"><p>{html.escape(text)}</p>{more}</div>'
 
 
@@ -179,6 +204,6 @@ def described(facts: Mapping[tuple[str, str], int]) -> str:
     """A list of (kind, value), each with a number of starts."""
     lines = []
     for (kind, value), number in facts.items():
-        count = f"{number} start{'s' if number > 1 else ''}"
-        lines.append(f"<li><b>{html.escape(kind)}</b>: <code>{html.escape(value)}</code> ({count})</li>")
+        starts = count(number, "start")
+        lines.append(f"<li><b>{html.escape(kind)}</b>: <code>{html.escape(value)}</code> ({starts})</li>")
     return "<ul>" + "".join(lines) + "</ul>"

@@ -13,6 +13,7 @@ import numpy as np
 from agents import AGENTS, Family
 from qsm.base.errors import UserError
 from qsm.base.files import read_json
+from qsm.base.text import count
 from qsm.record.find import find_runs, load_run
 from qsm.record.status import read_progress
 from qsm.record.tables import read_csv
@@ -44,7 +45,7 @@ class Result(NamedTuple):
         for start in self.starts:
             cores = start.get("cores")
             parts = [start.get("device"), start.get("processor")]
-            parts.append(f"{cores} core{'s' if cores != 1 else ''}" if cores else None)
+            parts.append(count(cores, "core") if isinstance(cores, int) and cores else None)
             kinds.append(", ".join(str(part) for part in parts if part))
         return ", then ".join(dict.fromkeys(kinds)) or "not recorded"
 
@@ -212,17 +213,17 @@ class Comparison:
         agents = self.compared
         return [task for task in self.tasks if agents and all(len(self.scores(task, a)) for a in agents)]
 
-    def normalised(self, agent: str) -> dict[str, np.ndarray]:
+    def normalized(self, agent: str) -> dict[str, np.ndarray]:
         """Scores in [0, 1] by common task."""
         return {task: self.scores(task, agent) / FULL_RETURN for task in self.common_tasks()}
 
-    def normalised_curves(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def normalized_curves(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Steps `[K]` that all runs with a score share, and their scores in [0, 1] by common task, `[n, K]`."""
         steps, curves = self._curves(agent, lambda one: one.returns)
         return steps, {task: values / FULL_RETURN for task, values in curves.items()}
 
     def hours(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """As `normalised_curves`, of the hours up to the end of each evaluation."""
+        """As `normalized_curves`, of the hours up to the end of each evaluation."""
         return self._curves(agent, lambda one: one.hours)
 
     def _curves(

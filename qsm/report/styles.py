@@ -1,4 +1,4 @@
-"""How agents look in every figure of `qsm report`: told apart in print and by colour-blind readers."""
+"""How agents look in every figure of `qsm report`: told apart in print and by color-blind readers."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@
 
 The parts seeds and precision, and the bare updates of agents, need jax, numpy, flax, optax and etils. The part device
 needs mujoco, mujoco-mjx, playground, psutil and filelock as well, the loops of agents, host and processes dm_control;
-none needs tyro or rich. What cannot be imported is skipped, as is what no longer fits into `--minutes`. What fails is
+none needs rich. What cannot be imported is skipped, as is what no longer fits into `--minutes`. What fails is
 recorded and the rest goes on; the exit status is then 1.
 
 What is compared takes turns in blocks, so that a drift of the machine's speed touches all alike; rates are medians over

@@ -18,7 +18,7 @@ ROWS_NAMED = 100
 
 
 class Diagnosis(NamedTuple):
-    """What was found in the state of one run at the step where it was held."""
+    """What was found in the state of one run at the step where it was frozen."""
 
     step: int
     num_updates: int

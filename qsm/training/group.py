@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from qsm.base.errors import UserError, nearest
+from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.options.run import LaunchOptions, RunConfig
+from qsm.record.run_folder import RunDir
 from qsm.record.run_id import RunId
+from qsm.record.status import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,41 @@ class Member:
     config: RunConfig
     path: Path
     label: str  # what tells it from the others: `seed 3`, `score_scale=10 seed 3`
+
+
+@dataclasses.dataclass
+class Group:
+    """The runs that are trained together, with their folders open: the same index in every list."""
+
+    members: Sequence[Member]
+    runs: Sequence[RunDir]
+    checkpoints: Sequence[Checkpoints]
+    is_writer: bool = True  # one process of several writes
+
+    def __post_init__(self) -> None:
+        self.last_returns: list[float | None] = [run.status().last_return for run in self.runs]
+        self.frozen: dict[int, str] = {}
+        """Why the runs that learn no more do not, by their index."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The options that all share; of the seed, those of the first."""
+        return self.members[0].config
+
+    @property
+    def active_runs(self) -> list[int]:
+        """The indices of the runs that are not frozen."""
+        return [i for i in range(len(self.runs)) if i not in self.frozen]
+
+    @property
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint of the active runs, which all of them have; None where there is none."""
+        return self.checkpoints[self.active_runs[0]].latest_step
+
+    def write_status(self, state: State, step: int, message: str = "", index: int | None = None) -> None:
+        """Writes the status of run `index`, of every active run by default; nothing unless this process writes."""
+        for i in (self.active_runs if index is None else [index]) if self.is_writer else ():
+            self.runs[i].write_status(state, step, self.config.steps, self.last_returns[i], message)
 
 
 def members(
@@ -88,27 +126,3 @@ def _variants(
         except ValueError as error:
             raise ValueError(f"--{str(error).replace(option, option.replace('_', '-'), 1)}") from error
     return variants
-
-
-def common_step(steps: Sequence[Sequence[int]], labels: Sequence[str]) -> int | None:
-    """The newest checkpoint that every run has; None where none has any.
-
-    Args:
-      steps: for each run the steps of its checkpoints.
-
-    Raises:
-      UserError: the runs have no step in common.
-    """
-    if not any(steps):
-        return None
-    shared = set(steps[0]).intersection(*steps[1:])
-    if shared:
-        return max(shared)
-    reached = ", ".join(
-        f"{label} at {max(have):,}" if have else f"{label} at the beginning"
-        for label, have in zip(labels, steps, strict=True)
-    )
-    raise UserError(
-        f"These runs have no checkpoint of the same step ({reached}). Go on with each alone: leave out --num-seeds "
-        "and --sweep, and give its --seed"
-    )

@@ -1,4 +1,4 @@
-"""Which runs a command may train in, and where they go on: all are examined and owned before any of them is changed."""
+"""Which runs a command trains, and in which folders: all are examined and owned before any of them is changed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,60 @@ import numpy as np
 
 from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import Checkpoints
+from qsm.devices import processes
 from qsm.options.run import LaunchOptions
 from qsm.record import lock, run_folder
 from qsm.record.config_file import is_run, resolved_config
 from qsm.record.run_folder import RunDir
-from qsm.training.group import Member, common_step
+from qsm.training.group import Group, Member
 
-NO_STEP = -1
-"""In place of the step to resume from, where all runs begin."""
+
+def unfinished(members: Sequence[Member], agent: str, task: str, launch: LaunchOptions) -> Sequence[Member]:
+    """The members whose runs have steps left, or are to be overwritten; prints which have none. Nothing is changed.
+
+    Raises:
+      UserError: a folder that cannot take its run.
+    """
+    finished = np.zeros(len(members), bool)
+    with processes.barrier():
+        if processes.is_writer() and not launch.overwrite:
+            for i, member in enumerate(members):
+                config = _resolved(member, agent, task, launch)
+                run = RunDir.examine(member.path, config, extend_steps=launch.extend_steps)
+                finished[i] = run is not None and run.finished
+                if finished[i]:
+                    print(
+                        f"{member.path} is finished ({member.config.steps:,} steps); nothing to do. "
+                        f"Look at it with: qsm eval {member.path}"
+                    )
+    # Decided by the process that writes: the others might still see the disk as it was.
+    finished = processes.broadcast_from_writer(finished)
+    return [member for member, is_finished in zip(members, finished, strict=True) if not is_finished]
+
+
+@processes.barrier()
+def open_group(
+    stack: contextlib.ExitStack,
+    members: Sequence[Member],
+    agent: str,
+    task: str,
+    launch: LaunchOptions,
+    command: Sequence[str],
+    warn: Callable[[str], None],
+) -> Group:
+    """The runs of `members`, created or as they are, with their checkpoints, until `stack` ends.
+
+    Raises:
+      UserError: a folder that cannot take its run, is in use, or holds damaged checkpoints only.
+    """
+    is_writer = processes.is_writer()
+    runs = describe_runs(members, agent, task, launch, command)
+    if is_writer:
+        runs = open_runs(stack, members, agent, task, launch, command, warn)
+    checkpoints = [stack.enter_context(Checkpoints(run.checkpoints, read_only=not is_writer)) for run in runs]
+    for one in checkpoints if is_writer else ():
+        one.set_damaged_aside(warn)
+    return Group(members, runs, checkpoints, is_writer)
 
 
 def describe_runs(
@@ -52,8 +98,6 @@ def open_runs(
             found = None
             if not is_replaced:
                 found = RunDir.examine(member.path, config, command, launch.extend_steps)
-            if found is not None and found.finished:
-                continue  # nobody trains there
             missing = run_folder.missing_folders(member.path)
             try:
                 member.path.mkdir(parents=True, exist_ok=True)
@@ -67,10 +111,16 @@ def open_runs(
             if is_replaced:
                 run_folder.empty_run(member.path, keep=lock.NAME)
         # Examined again, for another process may have made a run there before this one owned the folder.
-        return [
+        runs = [
             RunDir.create_or_open(member.path, config, command, launch.extend_steps)
             for member, config in zip(members, configs, strict=True)
         ]
+        for run in runs:
+            if run.finished:
+                raise UserError(
+                    f"{run.path} has just been finished by another process; the same command leaves it as it is"
+                )
+        return runs
 
 
 def _resolved(member: Member, agent: str, task: str, launch: LaunchOptions) -> dict:
@@ -90,61 +140,3 @@ def _nothing_left_behind() -> Iterator[dict[Path, list[Path]]]:
                     (path / name).unlink()
             run_folder.remove_empty(folders)
         raise
-
-
-def where_to_resume(
-    members: Sequence[Member], runs: Sequence[RunDir], checkpoints: Sequence[Checkpoints]
-) -> np.ndarray:
-    """`[S + 1]` which runs are held from the beginning (1), and the step that the others go on from, or `NO_STEP`.
-
-    Removes the checkpoints after that step: they were of a group that was killed while it saved.
-
-    Raises:
-      UserError: a run's checkpoints are gone, or one of the runs has gone on alone.
-    """
-    held = np.array([run.status().state == "diverged" for run in runs])
-    if held.all():
-        held[:] = False  # asked for again: let them show it again
-    going = np.flatnonzero(~held).tolist()
-    for i in going:
-        if not checkpoints[i].steps():
-            _refuse_if_saved(runs[i])
-    if not all(checkpoints[i].steps() for i in going) and not any(_saved_step(runs[i]) for i in going):
-        # Killed while it saved for the first time: some may have a checkpoint, and others none yet.
-        for one in checkpoints:
-            one.go_back_to(NO_STEP)
-        return np.array([*np.zeros_like(held), NO_STEP])
-    step = common_step([checkpoints[i].steps() for i in going], [members[i].label for i in going])
-    if step is None:
-        return np.array([*np.zeros_like(held), NO_STEP])
-    _refuse_if_alone([runs[i] for i in going], [members[i].label for i in going], step)
-    for one in checkpoints:
-        one.go_back_to(step)
-    return np.array([*held, step])
-
-
-def _saved_step(run: RunDir) -> int:
-    """The step at which a run was last saved, as its status has it; 0 where it was not."""
-    return run.status().saved_step or 0
-
-
-def _refuse_if_saved(run: RunDir) -> None:
-    """Raises UserError where a run without a checkpoint had one: beginning anew would drop its scores unasked."""
-    if saved := _saved_step(run):
-        raise UserError(
-            f"{run.path} was saved at step {saved:,}, but no checkpoint is in {run.checkpoints}; nothing was changed. "
-            "Restore it from a copy, or begin anew, without the scores that are there, with --overwrite"
-        )
-
-
-def _refuse_if_alone(runs: Sequence[RunDir], labels: Sequence[str], step: int) -> None:
-    """Raises UserError where a run has been trained further than the others by itself and would lose that."""
-    # A group is saved as one: steps that differ come of a run that went on alone. Where they do not differ, a newer
-    # checkpoint is of a group that was killed while it saved, or the others' are damaged.
-    reached = [_saved_step(run) for run in runs]
-    for label, here in zip(labels, reached, strict=True):
-        if here > max(step, min(reached)):
-            raise UserError(
-                f"{label} has gone on alone to step {here:,}, and the others are at {step:,}; together they would "
-                "go on from there, and what it learned since would be lost. Go on with each alone, by its --seed"
-            )

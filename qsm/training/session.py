@@ -1,157 +1,148 @@
-"""What happens between the steps of a group of runs: evaluation, metrics, checkpoints, status."""
+"""What is done between the steps of a group of runs when it is due: evaluation, metrics, checkpoints, status."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from qsm.base.text import shorten
-from qsm.checkpoints.checkpoint import Checkpoints, Saved
+from qsm.checkpoints.best import BestPolicies
+from qsm.checkpoints.checkpoint import Saved
 from qsm.checkpoints.saver import Saver
-from qsm.data.replay import Rows
 from qsm.devices import processes
-from qsm.learning.learner import FAILURE_RATE, Means, TrainState
+from qsm.learning.learner import TrainState
 from qsm.learning.loop import Loop
 from qsm.learning.schedule import Counters, Event
-from qsm.record import run_folder
 from qsm.record.metrics import MetricWriter
-from qsm.record.status import Outcome, State
-from qsm.record.tables import WaitingRow
-from qsm.training import diagnosis
+from qsm.record.status import Outcome
+from qsm.record.tables import read_csv
 from qsm.training.display import Display
-from qsm.training.group import Member
+from qsm.training.ending import ending
+from qsm.training.freeze import Freezer
+from qsm.training.group import Group
+from qsm.training.resume import Start
 
 PATIENCE = 30.0
 """Seconds that training waits for the checkpoint before, when the next one is due."""
 
 
 class Session:
-    """What happens between steps, for every run of the group: evaluation, metrics, checkpoints, status."""
+    """Evaluates, records and saves every run of a group when it is due."""
 
-    def __init__(
-        self,
-        members: Sequence[Member],
-        runs: Sequence[run_folder.RunDir],
-        loop: Loop,
-        display: Display,
-        checkpoints: Sequence[Checkpoints],
-        held: Sequence[bool],
-        start: Counters,
-    ) -> None:
-        self.members, self.runs, self.loop = members, runs, loop
-        self.display, self.checkpoints = display, checkpoints
-        self.config = members[0].config
-        self.saver = Saver(checkpoints, loop.learner.num_rows)
-        self.step = start.step
-        self.last_returns: list[float | None] = [run.status().last_return for run in runs]
-        self.failures: dict[int, str] = {
-            i: runs[i].status().message for i, is_held in enumerate(held) if is_held
-        }
+    def __init__(self, group: Group, loop: Loop, display: Display) -> None:
+        self.group, self.loop, self.display = group, loop, display
+        self.saver = Saver(group.checkpoints, loop.learner.num_rows)
+        self.freezer = Freezer(group, loop, display.warn, self._close_writer)
+        self.step = 0
+        self.best = BestPolicies([run.path for run in group.runs], loop.learner, display.warn)
         self.writers: dict[int, MetricWriter] = {}
-        self.is_writer = processes.is_writer()
         self._logged_at = time.perf_counter()
         self._logged_step: int | None = None
         self._evaluation_seconds = 0.0
         self._blocked_seconds = 0.0  # by checkpoints, since the last row
-        self._told_problem: str | None = None
-        self._told_failures: set[int] = set()  # runs whose simulation was said to have failed
+        self._shown_problem: str | None = None
         self._is_late = False
         self._has_ended = False
 
-    @property
-    def going(self) -> list[int]:
-        """The runs that are not held."""
-        return [i for i in range(len(self.runs)) if i not in self.failures]
-
     @contextmanager
-    def writing(
-        self, resume_step: int | None, waiting: Sequence[Mapping[str, Sequence[WaitingRow]]]
-    ) -> Iterator[None]:
-        """The files of the runs, open.
+    def writing(self, start: Start) -> Iterator[None]:
+        """The files of the runs, open; they lose what lies beyond `start`.
 
-        Args:
-          resume_step: of the checkpoint that training goes on from; None where it begins.
-          waiting: for each run, rows of metrics that the checkpoint kept.
+        Raises:
+          UserError: one of them is damaged or cannot be written.
         """
+        self.step = start.at.step
         with contextlib.ExitStack() as stack:
-            if self.is_writer:
-                for i in self.going:
-                    run = self.runs[i]
-                    writer = MetricWriter(run, self.config.wandb, resume_step, self.display.warn, waiting[i])
-                    self.writers[i] = stack.enter_context(writer)
-                    run.saved_step = self.checkpoints[i].latest_step
-                    run.write_status("running", self.step, self.config.steps, self.last_returns[i])
+            with processes.barrier():
+                if self.group.is_writer:
+                    self._open_writers(stack, start)
+                self.best.go_back_to(start.resume_step)
             yield
 
+    def _open_writers(self, stack: contextlib.ExitStack, start: Start) -> None:
+        group = self.group
+        for run in group.runs:
+            run.record_start(jax.devices()[0].device_kind, self.display.warn)
+        if start.resume_step is not None:
+            self.display.info(f"resuming at step {self.step:,}")
+        for i in group.active_runs:
+            run, wandb = group.runs[i], group.members[i].config.wandb
+            writer = MetricWriter(run, wandb, start.resume_step, self.display.warn, start.waiting[i])
+            self.writers[i] = stack.enter_context(writer)
+            run.saved_step = group.checkpoints[i].latest_step
+        group.write_status("running", self.step)
+        self.display.begin_at_best(best_return([group.runs[i].eval_csv for i in self.writers]))
+
     def handle(self, event: Event, state: TrainState, at: Counters) -> TrainState:
-        """Does what has become due by `at`; `state` is as it was but for the sums of metrics."""
+        """Does what is due at `at`; `state` is as it was but for the sums of metrics."""
         if event == "metrics":
-            return self.on_metrics(at.step, state, at.num_updates)
+            return self.on_metrics(state, at)
         if event == "evaluation":
-            self.on_evaluation(at.step, state)
+            self.on_evaluation(state, at)
         else:
             self.on_checkpoint(state, at)
         return state
 
     def on_step(self, step: int) -> None:
+        """Shows how far the runs are."""
         self.step = step
         self.display.progress(step)
 
-    def on_evaluation(self, step: int, state: TrainState) -> None:
+    def on_evaluation(self, state: TrainState, at: Counters) -> None:
+        """Evaluates every active run, and keeps the policy of those that were never better."""
         began = time.perf_counter()
         jax.block_until_ready(state.agent)  # what is left of the last update is not evaluation time
         began_evaluating = time.perf_counter()
-        results = self.loop.evaluate(state, step)
+        results = self.loop.evaluate(state, at.step)
         ended = time.perf_counter()
+        seconds = ended - began_evaluating
+        returns: list[float | None] = [None] * len(results)
         for i, result in enumerate(results):
             if result is None:
                 continue
-            metrics = result.metrics()
-            self.last_returns[i] = metrics["return_mean"]
-            if self.is_writer:
-                self.writers[i].write("eval", step, metrics | {"seconds": ended - began_evaluating})
-                self.runs[i].write_status("running", step, self.config.steps, metrics["return_mean"])
-        done = [result for result in results if result is not None]
-        if len(self.runs) == 1 and done:
-            self.display.evaluation(step, done[0].returns)
-        elif done:
-            self.display.evaluation(step, [float(np.mean(result.returns)) for result in done])
+            metrics = result.metrics() | {"seconds": seconds}
+            returns[i] = self.group.last_returns[i] = metrics["return_mean"]
+            if i in self.writers:
+                self.writers[i].write("eval", at.step, metrics)
+        self.group.write_status("running", at.step)
+        self.best.offer(at.step, returns, state.agent)
+        if done := [result for result in results if result is not None]:
+            alone = len(results) == 1
+            shown = done[0].returns if alone else [float(np.mean(result.returns)) for result in done]
+            self.display.evaluation(at.step, shown)
         self._evaluation_seconds += ended - began
 
-    def on_metrics(self, step: int, state: TrainState, num_updates: int) -> TrainState:
+    def on_metrics(self, state: TrainState, at: Counters) -> TrainState:
+        """Writes a row of metrics, and freezes the runs that these show to have diverged."""
         state, means = self.loop.learner.drain(state)
-        self.hold_diverged(Counters(step, num_updates), state, means)
-        self._look_at_simulators(Counters(step, num_updates), state, means)
+        self.freezer.freeze_diverged(at, state, means)
+        self.freezer.freeze_failing(at, state, means)
         now = time.perf_counter()
-        common = {"loop/num_updates": float(num_updates)}
+        common = {"loop/num_updates": float(at.num_updates)}
         if self._logged_step is not None:
             seconds = now - self._logged_at - self._evaluation_seconds
             # How long training stood still for checkpoints, and how long the last one took to be written behind it.
             common["checkpoint/blocked_seconds"] = self._blocked_seconds
             common["checkpoint/write_seconds"] = self.saver.seconds
-            common["loop/steps_per_second"] = (step - self._logged_step) / max(seconds, 1e-9)
-        self._logged_at, self._logged_step, self._evaluation_seconds = now, step, 0.0
+            common["loop/steps_per_second"] = (at.step - self._logged_step) / max(seconds, 1e-9)
+        self._logged_at, self._logged_step, self._evaluation_seconds = now, at.step, 0.0
         self._blocked_seconds = 0.0
-        self._tell()
-        if self.is_writer:
-            for i in self.going:
-                self.writers[i].write("train", step, means[i].values | common)
+        self._show_saving()
+        for i, writer in self.writers.items():
+            writer.write("train", at.step, means[i].values | common)
         return state
 
-    def on_checkpoint(self, state: TrainState, counters: Counters) -> None:
+    def on_checkpoint(self, state: TrainState, at: Counters) -> None:
         """Begins to write a checkpoint, behind the training."""
         began = time.perf_counter()
-        self.hold_diverged(counters, state, self.loop.learner.means(state))
+        self.freezer.freeze_diverged(at, state, self.loop.learner.means(state))
         # Where a drive does not answer, it is waited for once and not at every interval.
         is_free = self.saver.wait(0.0 if self._is_late else PATIENCE)
         is_late = not processes.broadcast_from_writer(np.array(is_free))
@@ -161,27 +152,27 @@ class Session:
                 "is done"
             )
         self._is_late = is_late
-        self._tell()
+        self._show_saving()
         if not is_late:
-            self._save(state, counters)
+            self._save(state, at)
         self._blocked_seconds += time.perf_counter() - began
 
-    def save_last(self, state: TrainState, counters: Counters) -> None:
+    def save_last(self, state: TrainState, at: Counters) -> None:
         """Writes a checkpoint and waits until it is there."""
-        self.hold_diverged(counters, state, self.loop.learner.means(state))
+        self.freezer.freeze_diverged(at, state, self.loop.learner.means(state))
         self.saver.wait()
-        self._save(state, counters)
+        self._save(state, at)
         self.saver.wait()
         self._note_saved()
 
-    def _save(self, state: TrainState, counters: Counters) -> None:
-        """Copies what every run that goes on has learned, and its new rows, and begins to write them."""
+    def _save(self, state: TrainState, at: Counters) -> None:
+        """Copies what every active run has learned, and its new rows, and begins to write them."""
         learner = self.loop.learner
         parts = {}
-        for i in self.going:
-            # On several processes all of them gather, and one writes.
+        for i in self.group.active_runs:
             # Rows that may have changed since they were saved are saved anew.
-            there = None if learner.agent.sampling.revises else self.checkpoints[i].rows_saved
+            there = None if learner.agent.sampling.revises else self.group.checkpoints[i].rows_saved
+            # On several processes all of them gather, and one writes.
             since = processes.broadcast_from_writer(
                 np.zeros(learner.num_envs, np.uint32) if there is None else there
             )
@@ -192,156 +183,87 @@ class Session:
                 self.loop.save(state, i),
                 self.writers[i].waiting() if i in self.writers else {},
             )
-        if self.is_writer:
-            self.saver.start(parts, counters)
+        if self.group.is_writer:
+            self.saver.start(parts, at)
 
     def _note_saved(self) -> list[int]:
-        """Has the next status of every run name the newest checkpoint once all have it; for which it is new."""
-        if not self.is_writer or self.saver.is_busy or self.saver.problem is not None:
+        """Has the next status of every run name the newest checkpoint once all have it; returns for which it is new."""
+        group = self.group
+        if not group.is_writer or self.saver.is_busy or self.saver.problem is not None:
             return []
-        new = [i for i in self.going if self.runs[i].saved_step != self.checkpoints[i].latest_step]
+        new = [i for i in group.active_runs if group.runs[i].saved_step != group.checkpoints[i].latest_step]
         for i in new:
-            self.runs[i].saved_step = self.checkpoints[i].latest_step
+            group.runs[i].saved_step = group.checkpoints[i].latest_step
         return new
 
-    def _tell(self) -> None:
+    def _show_saving(self) -> None:
         """Says once that checkpoints cannot be written, and once that they can be again."""
         for i in self._note_saved():
-            self.runs[i].write_status("running", self.step, self.config.steps, self.last_returns[i])
+            self.group.write_status("running", self.step, index=i)
         problem = self.saver.problem
-        if problem is not None and self._told_problem is None:
+        if problem is not None and self._shown_problem is None:
             self.display.warn(
                 f"the checkpoint cannot be written: {problem}. Training goes on and the next one will hold all that "
                 "this one would; free space or restore the drive"
             )
             self.display.detail(self.saver.details)
-        elif problem is None and self._told_problem is not None:
+        elif problem is None and self._shown_problem is not None:
             self.display.warn("checkpoints are being written again; nothing was lost")
-        self._told_problem = problem
+        self._shown_problem = problem
 
-    def hold_diverged(self, counters: Counters, state: TrainState, means: Sequence[Means]) -> None:
-        """Holds the runs whose numbers are no longer finite and says where; the others go on."""
-        learner = self.loop.learner
-        for i in self.going:
-            values, bad_updates, is_finite = means[i]
-            wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
-            if not wrong and not bad_updates and is_finite:
-                continue
-            agent, rows = learner.placement.member(state.agent, i), learner.rows_since(state, i, None)
-            found = diagnosis.diagnose(counters.step, counters.num_updates, bad_updates, wrong, agent, rows)
-            self._hold(i, counters, found, agent, rows, state)
+    def _close_writer(self, index: int) -> None:
+        if index in self.writers:
+            self.writers.pop(index).close(failed=True)
 
-    def _look_at_simulators(self, counters: Counters, state: TrainState, means: Sequence[Means]) -> None:
-        """Warns of the first failed steps of a run's simulation, and holds a run where every step failed."""
-        learner = self.loop.learner
-        for i in self.going:
-            rate = means[i].values.get(FAILURE_RATE, 0.0)
-            if rate < 1.0:
-                if rate > 0.0 and i not in self._told_failures:
-                    self._told_failures.add(i)
-                    self.display.warn(
-                        f"the simulation of {self.members[i].label} failed in {rate:.2%} of the last steps before "
-                        f"{counters.step:,}; those episodes ended there, and the failed steps are not learned from. "
-                        f"train.csv goes on counting them ({FAILURE_RATE})"
-                    )
-                continue
-            agent, rows = learner.placement.member(state.agent, i), learner.rows_since(state, i, None)
-            found = diagnosis.diagnose(
-                counters.step, counters.num_updates, 0, {FAILURE_RATE: rate}, agent, rows
-            )
-            found = found._replace(cause="the simulation failed at every step since the last row of metrics")
-            self._hold(i, counters, found, agent, rows, state)
+    # ---- The end -------------------------------------------------------------------------------------------------
 
-    def _hold(
-        self,
-        i: int,
-        counters: Counters,
-        found: diagnosis.Diagnosis,
-        agent: Any,
-        rows: Rows,
-        state: TrainState,
-    ) -> None:
-        """Run `i` learns no more; what was found is told, and written with all its numbers."""
-        self.failures[i] = f"diverged by step {counters.step:,}: {found.describe()}"
-        self.loop.learner.active[i] = False
-        newest = self.checkpoints[i].latest_step
-        kept = f"its checkpoint of step {newest:,} is kept" if newest is not None else "it has no checkpoint"
-        folder = self.runs[i].path / f"diverged_{counters.step}"
-        environment = self.loop.save(state, i)
-        if self.is_writer:
-            try:
-                diagnosis.write(folder, found, agent, rows, environment)
-                kept += f", and all its numbers are in {folder}"
-            except OSError as error:
-                kept += f", and its numbers could not be written ({error.strerror or error})"
-        self.display.warn(f"{self.members[i].label} {self.failures[i]}; it is held, {kept}")
-        if self.is_writer:
-            self.runs[i].write_status(
-                "diverged", counters.step, self.config.steps, self.last_returns[i], self.failures[i]
-            )
-            if i in self.writers:
-                self.writers.pop(i).close(failed=True)
+    def finish(self, step: int, stop_signal: int) -> Outcome:
+        """Notes how the runs ended and says what to do next. Sinks are closed later: wandb may take its time."""
+        self._has_ended = True
+        group, problem = self.group, self.saver.problem
+        active = group.active_runs
+        end = ending(
+            step,
+            step >= group.config.steps,
+            [group.runs[i].path for i in active],
+            {group.members[i].label: reason for i, reason in group.frozen.items()},
+            stop_signal,
+            problem,
+            group.newest_step if active else None,
+        )
+        if end.outcome == "unsaved" and self._shown_problem is None:
+            self.display.detail(self.saver.details)
+        group.write_status(end.state, step, end.message)
+        self.display.finish(end.lines)
+        return end.outcome
+
+    def fail(self, error: BaseException) -> None:
+        """Notes in every run why it ended, and lets the last checkpoint be written; nothing where that is noted."""
+        if not self._has_ended:
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.group.write_status(state, self.step, reason)
+        self.saver.wait(PATIENCE)
 
     def abandon(self, number: int) -> None:
         """Notes in every run that a second signal ended it at once, unsaved; nothing where it had ended already."""
-        if self._has_ended or not self.is_writer:
-            return
-        self._has_ended = True
-        state: State = "preempted" if number == signal.SIGTERM else "interrupted"
-        message = "a second signal ended it at once; it goes on from its newest checkpoint"
-        for i in self.going:
-            self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], message)
-
-    def fail(self, error: BaseException) -> None:
-        """Notes in every run why it ended; nothing where that is noted already."""
         if self._has_ended:
             return
-        state: State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        if self.is_writer:
-            for i in self.going:
-                self.runs[i].write_status(state, self.step, self.config.steps, self.last_returns[i], reason)
-
-    def finish(self, end: Counters, preempted: bool) -> Outcome:
-        """Notes how the runs ended and says what to do next. Sinks are closed later: wandb may take its time."""
         self._has_ended = True
-        finished = end.step >= self.config.steps
-        stopped: Literal["preempted", "interrupted"] = "preempted" if preempted else "interrupted"
-        state: State = "finished" if finished else stopped
-        problem, message = self.saver.problem if self.going else None, ""
-        if problem is not None:
-            if self._told_problem is None:
-                self.display.detail(self.saver.details)
-            newest = self.checkpoints[self.going[0]].latest_step
-            state = "failed"
-            message = f"step {end.step:,} could not be saved: {problem}. " + (
-                f"The newest checkpoint is of step {newest:,}"
-                if newest is not None
-                else "There is no checkpoint"
-            )
-        for i in self.going if self.is_writer else ():
-            self.runs[i].write_status(state, end.step, self.config.steps, self.last_returns[i], message)
-        lines = [
-            f"Failed   {self.members[i].label} {reason}. Try again alone with another --seed or other options"
-            for i, reason in self.failures.items()
-        ]
-        if problem is not None:
-            lines += [
-                f"Failed   {message}. Free space or restore the drive, then go on with the same command."
-            ]
-        elif finished and self.going:
-            paths = [self.runs[i].path for i in self.going]
-            above = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
-            lines += [
-                f"Run      {shorten([str(path) for path in paths], 1)}",
-                f"Play     qsm eval {paths[0]}",
-                f"Look     qsm dashboard {above}",
-            ]
-        elif self.going:
-            lines += [f"Stopped and saved at step {end.step:,}. Go on with the same command."]
-        self.display.finish(lines)
-        if problem is not None:
-            return "unsaved"
-        if self.going and not finished:
-            return stopped
-        return "diverged" if self.failures else "finished"
+        state = "preempted" if number == signal.SIGTERM else "interrupted"
+        message = "a second signal ended it at once; it goes on from its newest checkpoint"
+        self.group.write_status(state, self.step, message)
+
+
+def best_return(tables: Sequence[Path]) -> float:
+    """The best mean return in the files `eval.csv` of runs, of several the mean at one step; -inf where there is none.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    returns: dict[float, list[float]] = {}
+    for table in tables:
+        for row in read_csv(table) if table.exists() else ():
+            returns.setdefault(row["step"], []).append(row.get("return_mean", math.nan))
+    means = [math.fsum(values) / len(values) for values in returns.values()]
+    return max((mean for mean in means if not math.isnan(mean)), default=-math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 
 import agents
-from agents import critic as critics
+from agents.parts import critic, optimizer
 from agents.parts.types import Transition
+from tests.agents.exact_chain import Chain
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2
-SMALL = {"batch_size": 8, "hidden_sizes": (16, 16)}
-SMALL_DIFFUSION = {
+SMALL = {
+    "batch_size": 8,
+    "hidden_sizes": (16, 16),
     "denoising_steps": 3,
     "time_embedding_size": 8,
     "time_hidden_sizes": (8,),
     "score_decay_steps": 100,
 }
+"""Options that compile and run fast, for agents that have them."""
 
 
 def small_agent(name: str, **overrides: Any) -> Any:
     """Agent `name` for 3 observations and 2 actions, with networks that compile and run fast."""
-    options = SMALL | (SMALL_DIFFUSION if agents.AGENTS[name].family == "diffusion" else {}) | overrides
+    known = {field.name for field in dataclasses.fields(agents.config_class(name))}
+    options = {option: value for option, value in SMALL.items() if option in known} | overrides
     return agents.make_agent(name, OBSERVATION_SIZE, ACTION_SIZE, **options)
 
 
@@ -93,14 +98,56 @@ def small_batch(seed: int, size: int = 8, lead: tuple[int, ...] = ()) -> Transit
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class AnalyticCritic(critic.Critic):
+    """Critics whose values are `function(params, observation, action)`, `[E, B]`, in place of a network's."""
+
+    function: Any
+
+    def apply(self, params: Any, *inputs: Any, method: str | None = None) -> Any:
+        return self.function(params, *inputs)[..., None]
+
+    def first_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
+        return self.function(params, observation, action)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientCritic(critic.Critic):
+    """Critics whose mean has `gradient` by the action, `[B, A]` to `[B, A]`; their values are zero."""
+
+    gradient: Any
+
+    def action_gradient(self, params: Any, observation: jax.Array, action: jax.Array) -> Any:
+        return jnp.zeros(action.shape[0]), self.gradient(action)
+
+
+def with_part(agent: Any, **parts: Any) -> Any:
+    """`agent` with some of its properties or methods replaced by values."""
+    members = {name: property(lambda self, part=part: part) for name, part in parts.items()}
+    changed = type(type(agent).__name__, (type(agent),), members)
+    return changed(agent.config, agent.observation_size, agent.action_size)
+
+
+def with_values(agent: Any, function: Callable[..., jax.Array]) -> Any:
+    """`agent` with critics of values `function(params, observation, action)`, `[E, B]`."""
+    plain = agent.critic
+    return with_part(agent, critic=AnalyticCritic(plain.network, plain.head, function))
+
+
 def with_gradient(agent: Any, gradient: Callable[[jax.Array], jax.Array]) -> Any:
     """`agent` whose value has `gradient` by the action, `[B, A]` to `[B, A]`, instead of a learned critic's."""
+    plain = agent.critic
+    return with_part(agent, critic=GradientCritic(plain.network, plain.head, gradient))
 
-    class Analytic(type(agent)):
-        def action_gradient(self, critic_params: Any, observation: jax.Array, action: jax.Array) -> Any:
-            return jnp.zeros(action.shape[0]), gradient(action)
 
-    return Analytic(agent.config, agent.observation_size, agent.action_size)
+def critic_state(params: Any) -> critic.CriticState:
+    """Critics with `params`, online and slow."""
+    return critic.CriticState(optimizer.start(params), params)
+
+
+def with_critic_of(state: Any, other: Any) -> Any:
+    """`state` whose target critics have the parameters of the critics of `other`."""
+    return state._replace(critic=state.critic._replace(target=other.critic.online.params))
 
 
 def train_score(
@@ -121,18 +168,38 @@ def train_score(
     def step(state: Any, index: jax.Array) -> tuple[Any, None]:
         clean_key, target_key = jax.random.split(jax.random.fold_in(key, index))
         action = clean(state, clean_key)
-        observation = jnp.zeros((action.shape[0], agent.observation_size))
-        target, gradient_size, _ = agent.score_target(state, (), observation, action, target_key)
+        target, state = score_target(agent, state, (), action, target_key)
         if plain:
-            target = target._replace(noise=denoising_target(agent.schedule, action, target))
-        grads, _ = jax.grad(agent.score_loss, has_aux=True)(state.score_params, observation, target)
+            target = target._replace(noise=denoising_target(agent.denoiser.schedule, action, target))
         rate = state.hyperparameters["score_learning_rate"] * (1 - index / num_steps)
-        params, optimizer = critics.adam_step(grads, state.score_optimizer, state.score_params, rate)
-        state = state._replace(score_params=params, score_optimizer=optimizer, gradient_size=gradient_size)
-        return state._replace(draw_params=agent.next_draw_params(state, params)), None
+        return follow_score(agent, state, target, rate), None
 
     state, _ = jax.lax.scan(step, state, jnp.arange(num_steps))
     return state
+
+
+def score_target(
+    agent: Any, state: Any, critic_params: Any, action: jax.Array, key: jax.Array
+) -> tuple[Any, Any]:
+    """The score target of either form of Q-score matching at blank observations, and the state with what it moved."""
+    observation = jnp.zeros((action.shape[0], agent.observation_size))
+    if not hasattr(state, "average"):
+        batch = Transition(observation, action, action[:, 0], action[:, 0], observation)
+        return agent.score_target(critic_params, state.hyperparameters["score_scale"], batch, key)[0], state
+    target, size, _ = agent.score_target(state, critic_params, observation, action, key)
+    return target, state._replace(gradient_size=size)
+
+
+def follow_score(agent: Any, state: Any, target: Any, rate: Any) -> Any:
+    """One step of the score network towards `target`, and of the slow one where there is one."""
+    observation = jnp.zeros((target.noised.shape[0], agent.observation_size))
+    learned, _ = optimizer.descend(agent.denoiser.loss, state.score, rate, observation, target)
+    state = state._replace(score=learned)
+    if not hasattr(state, "average"):
+        return state
+    return state._replace(
+        average=optimizer.polyak(state.average, learned.params, state.hyperparameters["draw_rate"])
+    )
 
 
 def denoising_target(schedule: Any, action: jax.Array, target: Any) -> jax.Array:
@@ -142,54 +209,8 @@ def denoising_target(schedule: Any, action: jax.Array, target: Any) -> jax.Array
     return (target.noised - root * action) / sigma
 
 
-class Chain:
-    """The vp chain and its reverse moments, written from the equations and not from agents/diffusion.py."""
-
-    def __init__(self, num_levels: int, step_variance: str = "beta") -> None:
-        t = np.arange(1, num_levels + 1)
-        self.alpha = np.exp(-0.1 / num_levels - 9.9 * (2 * t - 1) / (2 * num_levels**2))
-        self.abar = np.array([np.prod(self.alpha[:i]) for i in t])
-        self.sigma = np.sqrt(1 - self.abar)
-        before = np.append(1.0, self.abar[:-1])
-        beta = 1 - self.alpha
-        self.variance = beta if step_variance == "beta" else beta * (1 - before) / (1 - self.abar)
-
-    def run(self, slope: np.ndarray, offset: np.ndarray) -> tuple[float, float]:
-        """Mean and variance of a_0 when the predicted noise is `slope_t a_t + offset_t`; a_T ~ N(0, 1).
-
-        a_{t-1} = (a_t - beta_t / sigma_t eps) / sqrt(alpha_t) + noise, none at t = 1 (Ho et al. 2020, algorithm 2).
-        """
-        mean, variance = 0.0, 1.0
-        for i in reversed(range(len(self.alpha))):
-            share = (1 - self.alpha[i]) / self.sigma[i]
-            factor = (1 - share * slope[i]) / np.sqrt(self.alpha[i])
-            mean = factor * mean - share * offset[i] / np.sqrt(self.alpha[i])
-            variance = factor**2 * variance + (self.variance[i] if i > 0 else 0.0)
-        return mean, variance
-
-    def exact_score(self, mean: float, variance: float) -> tuple[np.ndarray, np.ndarray]:
-        """Slope and offset of the exact noise prediction for a Gaussian a_0."""
-        slope = self.sigma / (self.abar * variance + self.sigma**2)
-        return slope, -slope * np.sqrt(self.abar) * mean
-
-    def clean_target(
-        self, drawn: tuple[float, float], mean: float, variance: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Slope and offset of E[sigma^2 eps - sigma sqrt(abar) grad | a_t] for a_0 drawn from a Gaussian.
-
-        grad = -(a_0 - mean) / variance is the target's score; `drawn` is the mean and variance of the policy.
-        """
-        m, v = drawn
-        root = np.sqrt(self.abar)
-        total = self.abar * v + self.sigma**2
-        # a_0 and eps given a_t: m + root v / total (a_t - root m) and sigma / total (a_t - root m).
-        slope = self.sigma**3 / total + self.sigma * root / variance * (root * v / total)
-        return slope, -slope * root * m + self.sigma * root / variance * (m - mean)
-
-    def on_policy_fixed_point(self, mean: float, variance: float) -> tuple[float, float]:
-        """Mean and std of the policy that clean-gradient regression on its own samples leaves unchanged."""
-        m, v = mean, variance
-        for _ in range(1000):
-            next_m, next_v = self.run(*self.clean_target((m, v), mean, variance))
-            m, v = 0.9 * m + 0.1 * next_m, 0.9 * v + 0.1 * next_v
-        return m, v**0.5
+def implied_noise(target: Any, action: jax.Array, chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The noise in `target`, by the forward equation, and sigma and sqrt(abar) of its levels, all `[B, 1]`."""
+    index = np.asarray(target.level) - 1
+    sigma, root = chain.sigma[index][:, None], np.sqrt(chain.abar)[index][:, None]
+    return (np.asarray(target.noised) - root * np.asarray(action)) / sigma, sigma, root

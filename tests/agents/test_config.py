@@ -11,11 +11,11 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import agents
-from tests.agents.analytic import compiled_update, distance, initial, small_agent, small_batch
+from agents.parts.types import Sampling
+from tests.agents.analytic import small_agent
 
 ROOT = Path(__file__).parents[2]
 NAMES = list(agents.AGENTS)
@@ -74,8 +74,8 @@ def test_an_empty_network_is_refused():
 
 
 def test_sampling_follows_the_options():
-    agent = small_agent("qsm", discount=0.9, n_step=3)
-    assert agent.sampling == (type(agent.sampling))(batch_size=8, discount=0.9, n_step=3)
+    agent = small_agent("qsm", n_step=3)
+    assert agent.sampling == Sampling(batch_size=8, n_step=3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,59 +134,6 @@ def test_agents_are_hashable_values(name: str):
     assert small_agent(name) != small_agent(name, discount=0.5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         small_agent(name).config = None
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "qsm-clean" else name for name in NAMES]
-)
-def test_every_agent_runs_alone_and_over_a_seed_axis(name: str):
-    """Each seed of the axis learns what it would alone."""
-    assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]
-    agent = small_agent(name)
-    batch = small_batch(0, lead=(2,))
-
-    # On the host, where each new shape costs no program.
-    states = jax.tree.map(
-        lambda *leaves: np.stack(leaves), *jax.device_get((initial(agent), initial(agent, seed=9)))
-    )
-    over_seeds = jax.vmap(agent.update, in_axes=(0, 0, 0, None))
-    new_states, metrics = jax.jit(over_seeds)(states, batch, split(1), jnp.asarray(1))
-    assert all(leaf.shape == (2,) for leaf in jax.tree.leaves(metrics))
-    assert shapes(new_states) == shapes(states) == shapes(jax.eval_shape(jax.vmap(agent.init), split(0)))
-    assert agent.observe(states, None, True) is states
-
-    def second(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[1], jax.device_get(tree))
-
-    key = split(1)[1]
-    alone, alone_metrics = compiled_update(agent).call(second(states), second(batch), key, jnp.asarray(1))
-    assert distance(alone, second(states)) > 1e-5
-    for got, expected in (*pairs(second(new_states), alone), *pairs(second(metrics), alone_metrics)):
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
-
-    @jax.jit
-    @jax.vmap
-    def act(state: Any, observation: jax.Array, key: jax.Array) -> list[jax.Array]:
-        explore_key, evaluate_key = jax.random.split(key)
-        explored = agent.act(state, observation, explore_key, mode="explore")
-        return [explored, agent.act(state, observation, evaluate_key, mode="evaluate")]
-
-    for actions in act(new_states, batch.observation, split(2)):
-        assert actions.shape == (2, 8, 2) and actions.dtype == jnp.float32
-        assert float(jnp.abs(actions).max()) <= 1.0
-
-
-def split(seed: int) -> jax.Array:
-    """Keys of two seeds; asking twice gives equal keys that do not count as one used twice."""
-    return jax.random.split(jax.random.key(seed), 2)
-
-
-def shapes(tree: Any) -> Any:
-    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
-
-
-def pairs(first: Any, second: Any) -> list[tuple[Any, Any]]:
-    return list(zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
 
 
 def test_reading_options_imports_no_jax():

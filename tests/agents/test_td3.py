@@ -7,17 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import networks
 from tests.agents.analytic import (
+    critic_state,
     distance,
     initial,
     small_agent,
     small_batch,
     update,
+    with_critic_of,
     with_hyperparameters,
+    with_values,
 )
 
-DELAYED = ("actor_params", "actor_optimizer", "target_actor_params", "target_critic_params")
+DELAYED = (
+    lambda state: state.actor.params,
+    lambda state: state.actor.optimizer,
+    lambda state: state.target_actor,
+    lambda state: state.critic.target,
+)
 DELAYED_METRICS = {"actor/loss", "policy/q", "policy/saturation"}
 CRITIC_METRICS = {f"critic/{name}" for name in ("q_replay", "target", "td_error_abs", "loss", "disagreement")}
 
@@ -26,13 +33,13 @@ def equal(first: Any, second: Any) -> bool:
     return all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(second)))
 
 
-def fixed_actor(agent: Any, output: float) -> Any:
+def fixed_actor(agent: Any, output: Any) -> Any:
     """State of `agent` whose actor, target actor too, always answers tanh(`output`)."""
     state = initial(agent)
-    params = jax.tree.map(jnp.zeros_like, state.actor_params)
-    last = params["params"]["MLP_0"][f"Dense_{len(agent.config.hidden_sizes)}"]
-    last["bias"] = jnp.full_like(last["bias"], output)
-    return state._replace(actor_params=params, target_actor_params=params)
+    params = jax.tree.map(jnp.zeros_like, state.actor.params)
+    last = params["params"]["unsquashed"]
+    last["bias"] = jnp.broadcast_to(jnp.asarray(output, jnp.float32), last["bias"].shape)
+    return state._replace(actor=state.actor._replace(params=params), target_actor=params)
 
 
 # ---- Delay --------------------------------------------------------------------------------------------------------
@@ -45,9 +52,9 @@ def test_actor_and_targets_move_only_when_due(delay: int):
     for step in range(6):
         new_state, metrics = update(agent, state, step=step, seed=step)
         is_due = step % delay == delay - 1
-        for name in DELAYED:
-            assert equal(getattr(new_state, name), getattr(state, name)) != is_due, name
-        assert not equal(new_state.critic_params, state.critic_params)
+        for part in DELAYED:
+            assert equal(part(new_state), part(state)) != is_due
+        assert not equal(new_state.critic.online, state.critic.online)
         assert set(metrics) == CRITIC_METRICS | DELAYED_METRICS
         for name, metric in metrics.items():
             # Skipped is a count of zero, not a value of zero.
@@ -70,14 +77,12 @@ def test_targets_follow_by_the_polyak_rate():
     agent = small_agent("td3")
     state = with_hyperparameters(initial(agent), target_rate=0.25)
     new_state, _ = update(agent, state, step=1)
-    for online, target in (
-        ("actor_params", "target_actor_params"),
-        ("critic_params", "target_critic_params"),
+    for online, before, after in (
+        (new_state.actor.params, state.target_actor, new_state.target_actor),
+        (new_state.critic.online.params, state.critic.target, new_state.critic.target),
     ):
-        expected = jax.tree.map(
-            lambda old, new: old + 0.25 * (new - old), getattr(state, target), getattr(new_state, online)
-        )
-        assert distance(getattr(new_state, target), expected) < 1e-6
+        expected = jax.tree.map(lambda old, new: old + 0.25 * (new - old), before, online)
+        assert distance(after, expected) < 1e-6
 
 
 # ---- Noise and clipping -------------------------------------------------------------------------------------------
@@ -116,9 +121,9 @@ def test_the_backup_uses_target_actor_and_target_critics():
     agent, batch = small_agent("td3"), small_batch(0)
     state = with_hyperparameters(fixed_actor(agent, 0.3), target_noise=0.0)
     others = initial(agent, seed=9)
-    state = state._replace(actor_params=others.actor_params, target_critic_params=others.critic_params)
+    state = with_critic_of(state._replace(actor=others.actor), others)
     next_action = jnp.full((8, 2), jnp.tanh(0.3))
-    next_values = networks.apply(agent.critic, others.critic_params, batch.next_observation, next_action)
+    next_values = agent.critic.value(others.critic.online.params, batch.next_observation, next_action)
     expected = np.asarray(batch.reward) + np.asarray(batch.discount) * np.asarray(next_values).min(axis=0)
     _, metrics = update(agent, state)
     assert float(metrics["critic/target"].total) == pytest.approx(float(expected.mean()), rel=1e-5)
@@ -149,12 +154,43 @@ def test_actor_ascends_the_first_critic():
     new_state, metrics = update(agent, state, step=1)
 
     def value(actor_params: Any) -> float:
-        action = networks.apply(agent.actor, actor_params, batch.observation)
-        return float(
-            networks.apply(agent.critic, new_state.critic_params, batch.observation, action)[0].mean()
-        )
+        action = agent.actor.apply(actor_params, batch.observation)
+        return float(agent.critic.value(new_state.critic.online.params, batch.observation, action)[0].mean())
 
     # Against the critics just updated, and before the actor's own step.
-    assert float(metrics["actor/loss"].total) == pytest.approx(-value(state.actor_params), rel=1e-4, abs=1e-6)
+    assert float(metrics["actor/loss"].total) == pytest.approx(-value(state.actor.params), rel=1e-4, abs=1e-6)
     assert float(metrics["policy/q"].total) == pytest.approx(-float(metrics["actor/loss"].total))
-    assert value(new_state.actor_params) > value(state.actor_params)
+    assert value(new_state.actor.params) > value(state.actor.params)
+
+
+@pytest.mark.parametrize(("first", "slope"), [(0, -2.0), (1, 2.0)])
+def test_the_actor_climbs_the_first_of_the_critics_just_updated(first: int, slope: float):
+    """Two critics far apart that slope against one another, and whose step turns each slope around."""
+
+    def linear(params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
+        return params["slope"][:, None] * action.sum(axis=1)[None] + params["offset"][:, None]
+
+    plain = small_agent("td3")
+    place = np.array([0, 1] if first == 0 else [1, 0])
+    params = {"slope": jnp.array([1.0, -1.0])[place], "offset": jnp.array([-100.0, 100.0])[place]}
+    state = fixed_actor(plain, 0.3)._replace(critic=critic_state(params))
+    state = with_hyperparameters(state, critic_learning_rate=3.0, actor_learning_rate=1e-2)
+    batch = small_batch(0)._replace(action=jnp.full((8, 2), -0.5), reward=jnp.zeros(8), discount=jnp.zeros(8))
+    new_state, metrics = update(with_values(plain, linear), state, step=1, batch=batch)
+    # The first one's slope was of the other sign before the step.
+    expected = slope * 2 * np.tanh(0.3) + (-97.0 if first == 0 else 97.0)
+    assert float(metrics["policy/q"].total) == pytest.approx(expected, rel=1e-4)
+    moved = plain.actor.apply(new_state.actor.params, batch.observation) - np.tanh(0.3)
+    assert np.all(np.sign(np.asarray(moved)) == np.sign(slope))
+
+
+def test_saturation_counts_both_bounds():
+    agent = type(small_agent("td3"))(small_agent("td3").config, 3, 3)
+    state = jax.jit(agent.init)(jax.random.key(0))
+    params = jax.tree.map(jnp.zeros_like, state.actor.params)
+    params["params"]["unsquashed"]["bias"] = jnp.array([-20.0, 20.0, 0.0])
+    state = state._replace(actor=state.actor._replace(params=params))
+    batch = small_batch(0)._replace(action=jnp.zeros((8, 3)))
+    assert float(update(agent, state, step=1, batch=batch)[1]["policy/saturation"].total) == pytest.approx(
+        2 / 3
+    )

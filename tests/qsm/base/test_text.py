@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qsm.base.text import byte_size, clock_time, duration, shorten
+from qsm.base.text import byte_size, clock_time, count, duration, shorten
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,10 @@ def test_clock_time(seconds: float, text: str):
 )
 def test_byte_size(number: int, text: str):
     assert byte_size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (1000, "1,000 runs")]
+)
+def test_count(number: int, text: str):
+    assert count(number, "run") == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
@@ -15,18 +16,36 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import agents
+from agents.qsm import QSMConfig
+from agents.sac import SACConfig
 from qsm.base.errors import UserError
 from qsm.bench import fill as filling
 from qsm.bench.engines import LocalEngine, Outcome
-from qsm.bench.fill import GridView, fill
-from qsm.bench.grid import AgentSpec, Cell, Grid, Job, Progress, parse_agent, progress_of
+from qsm.bench.fill import fill
+from qsm.bench.grid import (
+    AgentSpec,
+    Cell,
+    Grid,
+    Job,
+    Progress,
+    check_options,
+    check_writable,
+    make_grid,
+    parse_agent,
+    progress_of,
+)
 from qsm.bench.suites import SUITES, tasks_of
+from qsm.bench.view import GridView
 from qsm.command import cli
+from qsm.options.run import RunConfig, run_config_class
+from qsm.options.saved import check_saved
 from qsm.record.config_file import resolved_config
+from qsm.record.find import find_runs, load_run
 from qsm.record.run_folder import RunDir
 
 STEPS = 1000
-OPTIONS = ("--random-steps=100",)
+RANDOM_STEPS = 100
 ROOT = Path(__file__).parents[3]
 
 TRAIN = """
@@ -65,14 +84,14 @@ def command(behaviour: Any) -> Any:
     def arguments(job: Job) -> list[str]:
         first = job.cells[0]
         config = json.dumps(config_of(first))
-        return [sys.executable, "-c", TRAIN, str(first.path), behaviour(first.seed), config]
+        return [sys.executable, "-c", TRAIN, str(first.path), behaviour(first.id.seed), config]
 
     return arguments
 
 
 def config_of(cell: Cell, steps: int = STEPS) -> dict[str, Any]:
     """Of the run that this file's grids make of `cell`."""
-    return Grid([cell.spec], [cell.task], [cell.seed], steps, Path(), options=OPTIONS).configuration(cell)
+    return cell._replace(run_config=dataclasses.replace(cell.run_config, steps=steps)).resolved()
 
 
 def leave(cell: Cell, state: Any, step: int, steps: int = STEPS, message: str = "") -> RunDir:
@@ -89,7 +108,11 @@ def grid(
     tasks: tuple[str, ...] = ("walker-walk",),
 ) -> Grid:
     specs = [parse_agent(agent) for agent in agents]
-    return Grid(specs, tasks, range(seeds), STEPS, folder, options=OPTIONS)
+    return make_grid(specs, tasks, range(seeds), RunConfig(steps=STEPS, random_steps=RANDOM_STEPS), folder)
+
+
+def progress_of_all(found: Grid) -> dict[Cell, Progress]:
+    return {cell: progress_of(cell, found.steps) for cell in found.cells}
 
 
 def filled(found: Grid, behaviour: Any, jobs: int = 2) -> tuple[int, str]:
@@ -105,7 +128,7 @@ def starts(cell: Cell) -> list[str]:
 
 def test_a_grid_is_filled_once_and_a_failed_cell_stops_no_other(tmp_path: Path) -> None:
     whole = grid(tmp_path, 3)
-    found = whole.cells()
+    found = whole.cells
     status, output = filled(whole, lambda seed: "fails" if seed == 1 else "finishes")
     assert status == 1
     assert "walker-walk sac seed 1 failed: qsm: error: the reason" in output
@@ -121,11 +144,11 @@ def test_a_grid_is_filled_once_and_a_failed_cell_stops_no_other(tmp_path: Path) 
 
 
 def test_more_steps_or_seeds_train_what_is_missing(tmp_path: Path) -> None:
-    found = grid(tmp_path, 1).cells()
+    found = grid(tmp_path, 1).cells
     assert filled(grid(tmp_path, 1), lambda seed: "finishes")[0] == 0
     assert progress_of(found[0], STEPS).state == "finished"
     assert progress_of(found[0], 2 * STEPS).state == "stopped"
-    assert [progress_of(cell, STEPS).state for cell in grid(tmp_path, 2).cells()] == ["finished", "missing"]
+    assert [progress_of(cell, STEPS).state for cell in grid(tmp_path, 2).cells] == ["finished", "missing"]
 
 
 def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -144,7 +167,7 @@ def test_a_run_of_other_options_is_refused_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalEngine, "run", lambda *_: pytest.fail("something is trained"))
-    first, second, third = grid(tmp_path, 3).cells()
+    first, second, third = grid(tmp_path, 3).cells
     leave(first, "finished", STEPS)
     leave(second, "finished", STEPS)
     leave(third, "interrupted", 400)
@@ -164,17 +187,19 @@ def test_a_run_of_other_options_is_refused_before_anything_is_trained(
     assert f"{first.path} (one of 2) holds a run of other options: " in line
     assert 'run_config.replay_ratio is "1" there and "4" here' in line
     assert "run_config.action_repeat is 1 there and 2 here" in line and "--out" in line
-    # What is finished is recorded no more; what goes on cannot be recorded elsewhere from now on.
-    assert cli.main(["bench", "walker-walk", *same, "--wandb", "disabled", "--dry-run"]) == 0
-    assert "all of them finished" in capsys.readouterr().out
-    same[3] = "3"
-    assert str(third.path) in told([*same, "--wandb", "disabled"], capsys)
+    # Where it is recorded too is no matter of its numbers.
+    for wandb in ("disabled", "online"):
+        for seeds, shown in (("2", "all of them finished"), ("3", "2 of them finished")):
+            same[3] = seeds
+            assert cli.main(["bench", "walker-walk", *same, "--wandb", wandb, "--dry-run"]) == 0
+            assert shown in capsys.readouterr().out
+    assert third.path.exists()
     assert cli.main(["bench", "walker-walk", *same, "--dry-run"]) == 0
     assert "2 of them finished" in capsys.readouterr().out
 
 
 def test_a_variant_of_other_options_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (cell,) = grid(tmp_path, 1, ("qsm@hot:score_scale=120",)).cells()
+    (cell,) = grid(tmp_path, 1, ("qsm@hot:score_scale=120",)).cells
     leave(cell, "finished", STEPS)
     words = ["--seeds", "1", "--steps", "1000", "--random-steps", "100", "--out", str(tmp_path), "--agents"]
     line = told([*words, "qsm", "qsm@hot:score_scale=130"], capsys)
@@ -186,13 +211,13 @@ def test_a_variant_of_other_options_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_run_may_have_fewer_steps_and_where_it_is_finished_more(tmp_path: Path) -> None:
-    finished, extended, shortened = grid(tmp_path, 3).cells()
+    finished, extended, shortened = grid(tmp_path, 3).cells
     leave(finished, "finished", 2 * STEPS, 2 * STEPS)
     leave(extended, "finished", STEPS // 2, STEPS // 2)
-    grid(tmp_path, 3).refuse_other_options()
+    check_options(progress_of_all(grid(tmp_path, 3)))
     leave(shortened, "interrupted", 400, 2 * STEPS)  # `qsm train` would not shorten it
     with pytest.raises(UserError, match=r"seed_2 .* run_config\.steps is 2000 there and 1000 here"):
-        grid(tmp_path, 3).refuse_other_options()
+        check_options(progress_of_all(grid(tmp_path, 3)))
 
 
 @pytest.mark.parametrize("backend", ["dm_control", "mjx"])
@@ -208,12 +233,12 @@ def test_a_cell_has_the_configuration_that_qsm_train_gives_it(
         return "finished"
 
     monkeypatch.setattr("qsm.training.train.train", train)
-    options = ["--wandb=disabled", "--replay-ratio=1/2", "--action-repeat=2"]
+    options = run_config_class(backend)(steps=50_000, wandb="disabled", replay_ratio="1/2", action_repeat=2)
     specs = [parse_agent(text) for text in ("sac", "qsm@hot:score_scale=120:hidden_sizes=64,64")]
-    whole = Grid(specs, ["walker-walk"], [3, 4], 50_000, tmp_path, backend, options)
-    for job in whole.jobs(whole.cells(), together=2):
-        assert cli.main(job.arguments) == 0
-        assert seen == [whole.configuration(cell) for cell in job.cells]
+    whole = make_grid(specs, ["walker-walk"], [3, 4], options, tmp_path, backend)
+    for job in whole.jobs(whole.cells, seeds_together=2):
+        assert cli.main(job.arguments()) == 0
+        assert seen == [cell.resolved() for cell in job.cells]
         seen.clear()
 
 
@@ -225,13 +250,13 @@ def test_a_folder_that_cannot_be_written_is_told_unless_nothing_is_to_be_trained
     assert f"Cannot write in --out {tmp_path / 'file' / 'bench'} ({tmp_path / 'file'} is a file)" in line
     if Path("/proc").is_dir():
         assert "Cannot write in --out /proc/bench" in told(["--out", "/proc/bench"], capsys)
-    (cell,) = grid(tmp_path, 1).cells()
+    (cell,) = grid(tmp_path, 1).cells
     leave(cell, "finished", STEPS)
     there = sorted(tmp_path.rglob("*"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Grid, "refuse_unwritable", lambda _: pytest.fail("nothing is to be written"))
+        patch.setattr(filling, "check_writable", lambda _: pytest.fail("nothing is to be written"))
         assert fill(grid(tmp_path, 1), LocalEngine(1), Console(file=io.StringIO())) == 0
-    grid(tmp_path, 1).refuse_unwritable()
+    check_writable(tmp_path / "new" / "bench")
     assert sorted(tmp_path.rglob("*")) == there
 
 
@@ -239,14 +264,14 @@ def test_processes_share_the_cores_without_overlap(tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))
     found = grid(tmp_path, 2)
     filled(found, lambda seed: "finishes", jobs=len(cores))
-    assert all(starts(cell)[0] in [f"[{core}] 1" for core in cores] for cell in found.cells())
+    assert all(starts(cell)[0] in [f"[{core}] 1" for core in cores] for cell in found.cells)
     # One that shares an accelerator leaves memory to the others.
     expected = "false" if len(cores) > 1 else "not set"
-    assert all((cell.path / "memory.txt").read_text() == expected for cell in found.cells())
+    assert all((cell.path / "memory.txt").read_text() == expected for cell in found.cells)
     found = grid(tmp_path / "one", 1)
     filled(found, lambda seed: "finishes", jobs=1)
-    assert starts(found.cells()[0]) == [f"{cores} {len(cores)}"]
-    assert (found.cells()[0].path / "memory.txt").read_text() == "not set"
+    assert starts(found.cells[0]) == [f"{cores} {len(cores)}"]
+    assert (found.cells[0].path / "memory.txt").read_text() == "not set"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +285,7 @@ def test_a_training_ended_by_a_signal_is_told_and_stops_no_other(
     behaviour: str, state: str, reason: str, tmp_path: Path
 ) -> None:
     whole = grid(tmp_path, 2)
-    first, _ = whole.cells()
+    first, _ = whole.cells
     status, output = filled(whole, lambda seed: "finishes" if seed else behaviour)
     assert status == 1 and "1 of 2 runs finished" in output
     assert f"{state}: {first.path}" + (f": {reason}" if reason else "") in output.splitlines()
@@ -270,7 +295,7 @@ def test_a_training_ended_by_a_signal_is_told_and_stops_no_other(
 
 def test_a_training_whose_log_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     whole = grid(tmp_path, 2)
-    job, _ = whole.jobs(whole.cells())
+    job, _ = whole.jobs(whole.cells)
     job.log.mkdir(parents=True)
     status, output = filled(whole, lambda seed: "finishes")
     assert status == 1 and "1 of 2 runs finished, 1 failed" in output
@@ -285,14 +310,14 @@ def test_a_second_signal_kills_wherever_the_first_has_come(tmp_path: Path) -> No
     killer.join(10)
     assert not killer.is_alive()
     whole = grid(tmp_path, 2)
-    outcomes = list(engine.run(whole.jobs(whole.cells()), lambda: None, interval=0.01))
+    outcomes = list(engine.run(whole.jobs(whole.cells), lambda: None, interval=0.01))
     assert [outcome.status for outcome in outcomes] == [143, 143]
     assert not list(tmp_path.iterdir())  # not even logs of what was not begun
 
 
 def test_a_second_signal_ends_a_training_that_takes_long_to_save(tmp_path: Path) -> None:
     whole = grid(tmp_path, 1)
-    (cell,) = whole.cells()
+    (cell,) = whole.cells
 
     class Engine(LocalEngine):
         def running(self) -> list[Job]:
@@ -314,7 +339,7 @@ def test_a_second_signal_ends_a_training_that_takes_long_to_save(tmp_path: Path)
 
 def test_whatever_ends_the_benchmark_stops_the_trainings(tmp_path: Path) -> None:
     whole = grid(tmp_path, 2)
-    waiting, _ = whole.cells()
+    waiting, _ = whole.cells
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
@@ -330,7 +355,7 @@ def test_whatever_ends_the_benchmark_stops_the_trainings(tmp_path: Path) -> None
 
 def test_stopping_saves_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
     whole = grid(tmp_path, 3)
-    found = whole.cells()
+    found = whole.cells
     engine = LocalEngine(1, command(lambda seed: "waits"))
     seen: list[Any] = []
 
@@ -354,7 +379,7 @@ def test_a_signal_ends_the_benchmark_with_its_status(
     usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     request.addfinalizer(functools.partial(signal.signal, number, signal.signal(number, usual)))
     whole, former = grid(tmp_path, 1), usual
-    found = whole.cells()
+    found = whole.cells
     running = threading.Event()
 
     class Engine(LocalEngine):
@@ -375,7 +400,7 @@ def test_a_signal_ends_the_benchmark_with_its_status(
 def test_the_view_knows_rates_and_the_time_left(tmp_path: Path) -> None:
     clock = [0.0]
     whole = grid(tmp_path, 4)
-    found = whole.cells()
+    found = whole.cells
     leave(found[0], "finished", STEPS)
     leave(found[1], "running", 200)
     view = GridView(found, STEPS, lambda: clock[0])
@@ -401,8 +426,8 @@ def test_the_view_knows_rates_and_the_time_left(tmp_path: Path) -> None:
 def test_seeds_in_one_program_are_trained_at_a_time(tmp_path: Path) -> None:
     clock = [0.0]
     whole = grid(tmp_path, 8)
-    view = GridView(whole.cells(), STEPS, lambda: clock[0])
-    jobs = whole.jobs(whole.cells(), together=4)
+    view = GridView(whole.cells, STEPS, lambda: clock[0])
+    jobs = whole.jobs(whole.cells, seeds_together=4)
     for step in (0, 200):
         for cell in jobs[0].cells:
             leave(cell, "running", step)
@@ -411,11 +436,11 @@ def test_seeds_in_one_program_are_trained_at_a_time(tmp_path: Path) -> None:
     clock[0] = 10.0
     assert view.seconds_left() == 800 / 20 + 1000 / 20
     # The last to end does so alone.
-    view = GridView(whole.cells()[:2], STEPS, lambda: clock[0])
+    view = GridView(whole.cells[:2], STEPS, lambda: clock[0])
     for step in (0, 200):
-        leave(whole.cells()[0], "running", step)
-        leave(whole.cells()[1], "running", 700 + step)
-        view.update(whole.jobs(whole.cells()[:2]))
+        leave(whole.cells[0], "running", step)
+        leave(whole.cells[1], "running", 700 + step)
+        view.update(whole.jobs(whole.cells[:2]))
         clock[0] += 10.0
     clock[0] -= 10.0
     assert view.seconds_left() == 800 / 20
@@ -424,7 +449,7 @@ def test_seeds_in_one_program_are_trained_at_a_time(tmp_path: Path) -> None:
 def test_what_failed_before_waits_until_it_fails_again(tmp_path: Path) -> None:
     clock = [0.0]
     whole = grid(tmp_path, 3)
-    found = whole.cells()
+    found = whole.cells
     leave(found[0], "running", 0)
     leave(found[2], "failed", 400, message="diverged")
     view = GridView(found, STEPS, lambda: clock[0])
@@ -465,7 +490,7 @@ class Seen(Console):
 
 def test_the_summary_and_what_runs_are_seen_on_a_low_terminal(tmp_path: Path) -> None:
     whole = grid(tmp_path, 2, ("sac", "td3"), SUITES["dmc28"].tasks)
-    cells = whole.cells()
+    cells = whole.cells
     view, console = GridView(cells, STEPS), Seen()
     running = cells[-1]
     leave(running, "running", 300)
@@ -474,7 +499,7 @@ def test_the_summary_and_what_runs_are_seen_on_a_low_terminal(tmp_path: Path) ->
     assert len(shown) <= 24 and shown[0] == "0 of 112 runs finished"
     assert shown[1].split()[0] == "task" and shown[2].split() == ["walker-walk", "td3", "-", "30%"]
     for cell in cells:
-        if cell.task < "w":
+        if cell.id.task < "w":
             view.progress[cell] = Progress("finished", STEPS, 7.0)
     shown = console.shows(view.screen(console))
     assert len(shown) == 9 and shown[:2] == [
@@ -488,10 +513,10 @@ def test_the_summary_and_what_runs_are_seen_on_a_low_terminal(tmp_path: Path) ->
 
 def test_every_cell_is_seen_on_a_narrow_terminal(tmp_path: Path) -> None:
     whole = grid(tmp_path, 16)
-    for cell in whole.cells():
+    for cell in whole.cells:
         leave(cell, "finished", STEPS)
-    view, console = GridView(whole.cells(), STEPS), Seen()
-    for number, cell in enumerate(whole.cells()):
+    view, console = GridView(whole.cells, STEPS), Seen()
+    for number, cell in enumerate(whole.cells):
         view.progress[cell] = Progress("finished", STEPS, 900.0 + number)
     shown = console.shows(view.screen(console))
     words = " ".join(shown[2:]).split()
@@ -518,7 +543,7 @@ def test_the_live_view_begins_with_the_summary(tmp_path: Path) -> None:
 
 def test_tables_for_a_file_are_as_wide_as_they_are(tmp_path: Path) -> None:
     whole = grid(tmp_path, 16, ("qsm-clean",), ("cartpole-balance_sparse", "finger-turn_hard"))
-    for cell in whole.cells():
+    for cell in whole.cells:
         leave(cell, "interrupted", 120)
     output = io.StringIO()
     assert fill(whole, LocalEngine(1), Console(file=output, width=80), dry_run=True) == 0
@@ -531,10 +556,8 @@ def test_tables_for_a_file_are_as_wide_as_they_are(tmp_path: Path) -> None:
 
 def test_variants_are_agents_of_their_own() -> None:
     spec = parse_agent("qsm@hot:score_scale=120:discount=0.9")
-    assert (
-        spec == AgentSpec("qsm", "hot", ("--score_scale=120", "--discount=0.9")) and spec.label == "qsm@hot"
-    )
-    assert parse_agent("sac") == AgentSpec("sac", None, ())
+    assert spec == AgentSpec("qsm", "hot", QSMConfig(score_scale=120.0, discount=0.9))
+    assert parse_agent("sac") == AgentSpec("sac", None, SACConfig())
 
 
 @pytest.mark.parametrize(
@@ -562,7 +585,7 @@ def test_a_wrong_agent_is_told_in_one_line(text: str, complaint: str) -> None:
 def test_two_agents_of_one_label_are_refused(tmp_path: Path) -> None:
     for agent in ("sac", "sac@hot:discount=0.9"):
         with pytest.raises(UserError, match="twice; give one of them another name: sac@NAME:OPTION=VALUE"):
-            grid(tmp_path, agents=(agent, agent)).cells()
+            grid(tmp_path, agents=(agent, agent))
 
 
 def test_suites_hold_tasks_that_exist() -> None:
@@ -600,40 +623,34 @@ def test_a_dry_run_lists_the_grid_and_touches_nothing(
 
 
 def test_a_new_grid_looks_for_no_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qsm.record.find_runs", lambda *_: pytest.fail("folders are searched for each cell"))
+    monkeypatch.setattr(os, "scandir", lambda *_: pytest.fail("folders are searched for each cell"))
     assert fill(grid(tmp_path, 2), LocalEngine(1), Console(file=io.StringIO()), dry_run=True) == 0
 
 
 def test_a_cell_trains_with_the_command_line_it_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = Grid(
-        [parse_agent("td3@x:discount=0.9")],
-        ["walker-walk"],
-        [4, 5],
-        20_000,
-        tmp_path,
-        options=["--wandb=disabled"],
-    )
-    alone, _ = whole.jobs(whole.cells())
-    (both,) = whole.jobs(whole.cells(), together=2)
-    assert cli.main([*alone.arguments, "--dry-run"]) == 0
+    options = RunConfig(steps=20_000, wandb="disabled")
+    whole = make_grid([parse_agent("td3@x:discount=0.9")], ["walker-walk"], [4, 5], options, tmp_path)
+    alone, _ = whole.jobs(whole.cells)
+    (both,) = whole.jobs(whole.cells, seeds_together=2)
+    assert cli.main([*alone.arguments(), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "--discount 0.9" in shown and "--seed 4" in shown and "--steps 20_000" in shown
     assert str(tmp_path / "dm_control" / "walker-walk" / "td3@x" / "seed_4") in shown
     assert "seed_5" not in shown
-    assert cli.main([*both.arguments, "--dry-run"]) == 0
+    assert cli.main([*both.arguments(), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert all(str(cell.path) in shown for cell in whole.cells())
+    assert all(str(cell.path) in shown for cell in whole.cells)
 
 
 def test_seeds_are_put_together_where_they_are_consecutive_and_equally_far(tmp_path: Path) -> None:
     whole = grid(tmp_path, 6, ("sac", "td3"))
-    cells = whole.cells()
+    cells = whole.cells
     leave(cells[4], "preempted", 400)  # sac, seed 2
-    waiting = [cell for cell in cells if (cell.spec.agent, cell.seed) != ("td3", 4)]
-    jobs = whole.jobs(waiting, together=4)
-    found = [(job.cells[0].spec.agent, [cell.seed for cell in job.cells]) for job in jobs]
+    waiting = [cell for cell in cells if (cell.id.agent, cell.id.seed) != ("td3", 4)]
+    jobs = whole.jobs(waiting, seeds_together=4)
+    found = [(job.cells[0].id.agent, [cell.id.seed for cell in job.cells]) for job in jobs]
     assert found == [
         ("sac", [0, 1]),
         ("td3", [0, 1, 2, 3]),
@@ -646,8 +663,8 @@ def test_seeds_are_put_together_where_they_are_consecutive_and_equally_far(tmp_p
 
 def test_of_several_seeds_in_one_program_only_those_fail_that_did(tmp_path: Path) -> None:
     whole = grid(tmp_path, 2)
-    view = GridView(whole.cells(), STEPS)
-    (job,) = whole.jobs(whole.cells(), together=2)
+    view = GridView(whole.cells, STEPS)
+    (job,) = whole.jobs(whole.cells, seeds_together=2)
     for cell, state in zip(job.cells, ("finished", "failed"), strict=True):
         leave(cell, state, STEPS, message="" if state == "finished" else "diverged")
     view.end(Outcome(job, 1, "the last line"))
@@ -673,3 +690,15 @@ def test_a_wrong_benchmark_is_told_in_one_line(
     assert cli.main(["bench", *tasks, *rest, "--out", str(tmp_path / "bench")]) == 2
     told = capsys.readouterr().err
     assert complaint in told and told.count("\n") == 1 and not (tmp_path / "bench").exists()
+
+
+@pytest.mark.parametrize("path", find_runs(ROOT / "results" / "benchmark"), ids=str)
+def test_the_runs_of_former_versions_belong_to_the_same_grid(path: Path) -> None:
+    """`qsm bench` with the options of `results/README.md` takes what is there for its own."""
+    run = load_run(path)
+    check_saved(run.config)
+    steps = run.config["run_config"]["steps"]
+    options = RunConfig(seed=run.id.seed, steps=steps)
+    cell = Cell(run.id, path, agents.config_class(run.id.agent)(), options)
+    assert progress_of(cell, steps).state == "finished"
+    check_options({cell: progress_of(cell, steps)})

@@ -19,9 +19,10 @@ from rich.console import Console
 from qsm.base.errors import UserError
 from qsm.bench.engines import PREEMPTED
 from qsm.bench.fill import fill
-from qsm.bench.grid import Grid, Job, parse_agent, progress_of
+from qsm.bench.grid import Grid, Job, make_grid, parse_agent, progress_of
 from qsm.bench.ray_engine import RayEngine
 from qsm.command import cli
+from qsm.options.run import RunConfig
 
 # Read when Ray is imported: its servers then listen on loopback only.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -33,7 +34,7 @@ import ray
 pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 
 STEPS = 1000
-OPTIONS = ("--random-steps=100",)
+RANDOM_STEPS = 100
 LOOPBACK: dict[str, Any] = {"node_ip_address": "127.0.0.1"}
 TRAIN = """
 import fcntl, json, os, pathlib, signal, sys
@@ -86,7 +87,8 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def grid(tmp_path: Path) -> Callable[[int], Grid]:
     def make(seeds: int) -> Grid:
-        return Grid([parse_agent("sac")], ["walker-walk"], range(seeds), STEPS, tmp_path, options=OPTIONS)
+        options = RunConfig(steps=STEPS, random_steps=RANDOM_STEPS)
+        return make_grid([parse_agent("sac")], ["walker-walk"], range(seeds), options, tmp_path)
 
     return make
 
@@ -94,9 +96,8 @@ def grid(tmp_path: Path) -> Callable[[int], Grid]:
 def engine(behaviour: Callable[[int], str], jobs: int | None = None, gpus: float = 0.0) -> RayEngine:
     def command(job: Job) -> list[str]:
         first = job.cells[0]
-        whole = Grid([first.spec], [first.task], [first.seed], STEPS, Path(), options=OPTIONS)
-        config = json.dumps(whole.configuration(first))
-        return [sys.executable, "-c", TRAIN, str(first.path), behaviour(first.seed), config]
+        config = json.dumps(first.resolved())
+        return [sys.executable, "-c", TRAIN, str(first.path), behaviour(first.id.seed), config]
 
     return RayEngine(jobs=jobs, gpus=gpus, command=command)
 
@@ -122,7 +123,7 @@ def test_a_grid_is_filled_and_a_failed_training_stops_no_other(
     assert fill(grid(3), made, Console(file=output, width=200)) == 1
     assert "walker-walk sac seed 1 failed: qsm: error: the reason" in output.getvalue()
     assert "2 of 3 runs finished, 1 failed" in output.getvalue()
-    cells = grid(3).cells()
+    cells = grid(3).cells
     assert [len(starts(cell.path)) for cell in cells] == [1, 1, 1]
     assert starts(cells[0].path)[0]["threads"] == "1"
 
@@ -133,21 +134,21 @@ def test_trainings_that_share_a_gpu_leave_memory_to_each_other(
 ) -> None:
     made = engine(lambda seed: "finishes", gpus=gpus)
     made._train = made._train.options(num_gpus=0)  # there is none here
-    (outcome,) = made.run(grid(1).jobs(grid(1).cells()), lambda: None, interval=0.05)
+    (outcome,) = made.run(grid(1).jobs(grid(1).cells), lambda: None, interval=0.05)
     assert outcome.status == 0
-    assert starts(grid(1).cells()[0].path)[0]["preallocate"] == expected
+    assert starts(grid(1).cells[0].path)[0]["preallocate"] == expected
 
 
 def test_a_killed_worker_is_replaced_and_its_training_saves_and_goes_on(
     cluster: Any, grid: Callable[[int], Grid]
 ) -> None:
-    cells = grid(2).cells()
+    cells = grid(2).cells
     killed: list[int] = []
 
     def tick() -> None:
         if not killed and all(progress_of(cell, STEPS).step == 300 for cell in cells):
             killed.append(starts(cells[0].path)[0]["parent"])
-            assert {job.cells[0].seed for job in made.running()} == {0, 1}
+            assert {job.cells[0].id.seed for job in made.running()} == {0, 1}
             os.kill(
                 killed[0], signal.SIGKILL
             )  # the first; the second is asked to end, as before a preemption
@@ -164,7 +165,7 @@ def test_a_killed_worker_is_replaced_and_its_training_saves_and_goes_on(
 
 
 def test_stopping_saves_what_runs_and_starts_nothing_more(cluster: Any, grid: Callable[[int], Grid]) -> None:
-    cells = grid(3).cells()
+    cells = grid(3).cells
     made = engine(lambda seed: "waits", jobs=1)
 
     def tick() -> None:
@@ -179,7 +180,7 @@ def test_stopping_saves_what_runs_and_starts_nothing_more(cluster: Any, grid: Ca
 
 
 def test_a_lost_machine_loses_no_training(cluster: Any, grid: Callable[[int], Grid]) -> None:
-    cells = grid(1).cells()
+    cells = grid(1).cells
     machines = [cluster.add_node(num_cpus=1, resources={"spare": 1}, **LOOPBACK)]
 
     def tick() -> None:
@@ -198,7 +199,7 @@ def test_a_lost_machine_loses_no_training(cluster: Any, grid: Callable[[int], Gr
 
 def test_what_goes_wrong_before_the_training_is_told(cluster: Any, grid: Callable[[int], Grid]) -> None:
     (grid(1).folder / "dm_control").write_text("in the way")
-    (outcome,) = engine(lambda seed: "finishes").run(grid(1).jobs(grid(1).cells()), lambda: None)
+    (outcome,) = engine(lambda seed: "finishes").run(grid(1).jobs(grid(1).cells), lambda: None)
     assert outcome.status == 1
     assert outcome.reason == f"{grid(1).folder / 'dm_control' / 'walker-walk' / 'sac'}: Not a directory"
 
@@ -279,8 +280,8 @@ def test_a_relative_folder_means_the_same_to_every_worker(
     monkeypatch.setattr("qsm.bench.ray_engine.RayEngine", lambda *_: None)
     monkeypatch.setattr("qsm.bench.fill.fill", lambda grid, *_: seen.append(grid) or 0)
     assert cli.main(["bench", "walker-walk", "--engine", "ray", "--out", "there"]) == 0
-    (job, *_) = seen[0].jobs(seen[0].cells())
-    assert f"--runs={tmp_path / 'there'}" in job.arguments
+    (job, *_) = seen[0].jobs(seen[0].cells)
+    assert f"--runs={tmp_path / 'there'}" in job.arguments()
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,8 +152,8 @@ def test_the_agent_alone_can_be_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "size", "reason"),
     [
-        ("sac", 16, "actor_params.params.MLP_0.Dense_0.bias is (8,) there and (16,) in this agent"),
-        ("td3", 8, "actor_params.params.MLP_0.Dense_1.bias is (2,) there and (1,) in this agent"),
+        ("sac", 16, "actor.params.params.torso.Dense_0.bias is (8,) there and (16,) in this agent"),
+        ("td3", 8, "actor.params.params.unsquashed.bias is (2,) there and (1,) in this agent"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(

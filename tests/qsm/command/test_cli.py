@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 import socket
@@ -19,7 +20,7 @@ import agents
 from envs.api import SimulationError
 from qsm.base.errors import UserError
 from qsm.command import cli
-from qsm.options import parser
+from qsm.options import kinds
 from qsm.options.commands import OutputOptions
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
 
@@ -207,14 +208,15 @@ def test_dry_run_prints_every_option_so_that_it_reads_back(
 
 @pytest.mark.parametrize("agent", agents.AGENTS)
 def test_help_names_every_option_with_its_line_and_default(qsm, monkeypatch, agent: str):
-    monkeypatch.setenv("COLUMNS", "100")  # wider, tyro sets boxes side by side
+    monkeypatch.setenv("COLUMNS", "100")
     status, out, _ = qsm("train", agent, "--help")
     assert status == 0
     assert out.index("agent options") < out.index("run options") < out.index("output options")
-    lines = " ".join(out.replace("│", " ").split())
+    lines = " ".join(out.split())
     for config in (agents.config_class(agent), RunConfig, LaunchOptions, OutputOptions):
         for field in dataclasses.fields(config):
-            entry = re.search(rf"{parser.flag_of(field.name)}[ ,](.*?)\(default: ", lines)
+            flag = kinds.flag_of(field.name)
+            entry = re.search(rf" (?:{flag}|--\[no-\]{flag[2:]}) (.*?)\(default: ", lines)
             assert entry is not None
             assert len(entry[1].split()) > 4, f"{field.name} has no line: {entry[0]}"
 
@@ -275,7 +277,7 @@ def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytes
 
 def test_the_dashboard_listens_on_this_machine_only(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
-    monkeypatch.setattr(cli.os, "execv", lambda program, command: calls.append(command))
+    monkeypatch.setattr(os, "execv", lambda program, command: calls.append(command))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         free = other.getsockname()[1]
@@ -387,7 +389,7 @@ def test_a_reader_that_stops_is_no_error():
     assert (done.stdout, done.stderr) == ("acrobot-swingup\n", "")
 
 
-@hypothesis.given(st.integers(-parser.LARGEST, parser.LARGEST))
+@hypothesis.given(st.integers(-kinds.LARGEST, kinds.LARGEST))
 def test_whole_numbers_read_back_in_every_form(number: int):
     digits = str(abs(number)).rstrip("0") or "0"
     zeros = len(str(abs(number))) - len(digits) if number else 0
@@ -396,22 +398,22 @@ def test_whole_numbers_read_back_in_every_form(number: int):
     forms.add(f"{sign}{digits[0]}.{digits[1:]}e+{len(digits) - 1 + zeros}")
     forms.add(f"{number}000e-3")
     for form in forms:
-        assert parser.read_whole_number(form) == number, form
+        assert kinds.read_whole_number(form) == number, form
 
 
 @hypothesis.given(st.integers(0, 10**6), st.integers(1, 999))
 def test_numbers_with_a_fraction_are_no_whole_numbers(whole: int, fraction: int):
     with pytest.raises(ValueError, match="no whole number"):
-        parser.read_whole_number(f"{whole}.{fraction:03}")
+        kinds.read_whole_number(f"{whole}.{fraction:03}")
 
 
 @hypothesis.given(st.text(alphabet="0123456789_.eE+- ", max_size=12))
 def test_whole_numbers_agree_with_python(text: str):
     try:
-        number = parser.read_whole_number(text)
+        number = kinds.read_whole_number(text)
     except ValueError:
         with pytest.raises(ValueError, match=r"."):
-            int(text) if text == text.strip() and abs(int(text)) <= parser.LARGEST else int("refused")
+            int(text) if text == text.strip() and abs(int(text)) <= kinds.LARGEST else int("refused")
     else:
         assert number == float(text) or abs(number) > 2**53
 
@@ -421,11 +423,11 @@ def test_whole_numbers_agree_with_python(text: str):
 )
 def test_what_is_no_whole_number_is_refused(text: str):
     with pytest.raises(ValueError, match=re.escape(repr(text))):
-        parser.read_whole_number(text)
+        kinds.read_whole_number(text)
 
 
 @hypothesis.given(st.lists(st.integers(1, 4096), min_size=1, max_size=5).map(tuple))
 def test_sizes_read_back(sizes: tuple[int, ...]):
-    kind = parser.kind_of(tuple[int, ...])
+    kind = kinds.kind_of(tuple[int, ...])
     assert kind is not None
     assert kind.read(kind.show(sizes)) == sizes

@@ -23,9 +23,9 @@ from qsm.command import cli
 from qsm.data import segments
 from qsm.devices.processes import processes_asked
 from qsm.options.commands import OutputOptions
-from qsm.options.parser import flag_of
+from qsm.options.kinds import flag_of
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
-from qsm.policies import policy
+from qsm.policies import numpy_policy, policy
 from qsm.record import listing, tables
 from qsm.record.find import load_run
 
@@ -196,7 +196,8 @@ def test_any_policy_file(tmp_path: Path, data: bytes):
 
 OPTIONS = dataclasses.asdict(agents.config_class("td3")(hidden_sizes=(4,), batch_size=4))
 DESCRIPTION = policy.Description(
-    policy.FORMAT, "td3", OPTIONS, "cartpole-swingup", "dm_control", 5, 1, 1, 12, []
+    *(numpy_policy.FORMAT, "td3", OPTIONS, "cartpole-swingup", "dm_control", 5, 1, 1, 12, []),
+    *([["position", 3], ["velocity", 2]], [-1.0], [1.0], 7.5, None, ""),
 )._asdict()
 
 
@@ -208,6 +209,11 @@ DESCRIPTION = policy.Description(
 )
 @example({"agent_config": []}, {}, DESCRIPTION)
 @example({"agent_config": None}, {}, DESCRIPTION)
+@example({"observation": [["x", 4]]}, {}, DESCRIPTION)
+@example({"observation": [["x"]]}, {}, DESCRIPTION)
+@example({"action_low": [0, 1]}, {}, DESCRIPTION)
+@example({"action_low": [[]]}, {}, DESCRIPTION)
+@example({"program": {}}, {}, DESCRIPTION)
 @example({"format": -1}, {}, DESCRIPTION)
 @example({"format": True}, {}, DESCRIPTION)
 @example({"leaves": "abc"}, {}, DESCRIPTION)
@@ -222,14 +228,17 @@ def test_any_description_of_a_policy(tmp_path: Path, changes: dict, options: dic
         description = DESCRIPTION | {"agent_config": OPTIONS | options} | changes
     file = tmp_path / "policy.npz"
     text = np.frombuffer(json.dumps(description).encode(), np.uint8)
-    np.savez(file, allow_pickle=False, **{policy.DESCRIPTION: text})
+    np.savez(file, allow_pickle=False, **{numpy_policy.DESCRIPTION: text})
+    with pytest.raises(numpy_policy.PolicyError) as refusal:  # it has no program, or less
+        numpy_policy.load_policy(file)
+    assert str(file) in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
     try:
         loaded = policy.load_policy(file)
     except UserError as error:
         assert str(file) in str(error) and len(str(error).splitlines()) == 1
         assert json.dumps(description) != json.dumps(DESCRIPTION)
         return
-    assert type(loaded.description.format) is int and loaded.description.format == policy.FORMAT
+    assert type(loaded.description.format) is int and loaded.description.format == numpy_policy.FORMAT
 
 
 @RELAXED

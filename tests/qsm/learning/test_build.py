@@ -9,7 +9,7 @@ import pytest
 from agents.sac import SAC, SACConfig
 from qsm.learning.build import Simulators, Task, build
 from qsm.options.run import MjxRunConfig, RunConfig
-from qsm.record.run_folder import resolved_config
+from qsm.record.config_file import resolved_config
 from tests.probe_device_environments import Counter
 from tests.probe_environments import ProbeEnvironment, TruncatedReward
 

@@ -147,7 +147,9 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
             getattr(apart, name),
         )
     moved = jax.tree.map(
-        lambda old, new: bool(np.any(old != new)), start.critic_params, together.agent.critic_params
+        lambda old, new: bool(np.any(old != new)),
+        start.critic.online.params,
+        together.agent.critic.online.params,
     )
     assert all(jax.tree.leaves(moved))
 

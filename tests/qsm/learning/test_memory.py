@@ -17,8 +17,9 @@ from qsm.learning import memory
 from qsm.learning.learner import Learner
 from qsm.learning.placement import Placement
 from qsm.options.run import Backend, LaunchOptions, RunConfig
+from qsm.training.build import build_loop
 from qsm.training.group import Member
-from qsm.training.train import _Builder, train
+from qsm.training.train import train
 from tests.probe_device_environments import Counter
 from tests.probe_environments import ConstantReward
 from tests.tally_agent import TallyAgent
@@ -187,8 +188,8 @@ def test_the_command_accepts_what_it_suggests_and_leaves_nothing_behind_when_it_
         train("sac", "probe", members(10**6), launch)
     assert list(tmp_path.iterdir()) == []
     asked = members(suggested(str(error.value)))
-    _, _, line = _Builder("sac", "probe", launch, asked).build(asked)
-    assert line.startswith("replay 1")
+    built = build_loop("sac", "probe", asked, launch)
+    assert built.memory.startswith("replay 1")
     with pytest.raises(UserError, match="does not fit in memory"):
         train("sac", "probe", members(asked[0].config.replay_capacity + 1), launch)
 
@@ -201,4 +202,4 @@ def test_the_least_capacity_is_that_of_the_command(tmp_path: Path, monkeypatch: 
         members = [Member(SACConfig(n_step=3), config, tmp_path / "run", "seed 0")]
         refused = pytest.raises(UserError, match=f"need {least} or more") if is_refused else nullcontext()
         with refused:
-            _Builder("sac", "probe", LaunchOptions(backend="mjx"), members)
+            build_loop("sac", "probe", members, LaunchOptions(backend="mjx"))

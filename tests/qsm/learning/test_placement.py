@@ -69,7 +69,7 @@ def test_eight_devices_learn_what_one_learns(seeds: tuple[int, ...], num_envs: i
     with jax.enable_x64(x64):
         one = advanced(None, seeds, num_envs)
         eight = advanced(8, seeds, num_envs)
-    leaf = eight.agent.critic_params["params"]
+    leaf = eight.agent.critic.online.params["params"]
     leaf = jax.tree.leaves(leaf)[0]
     assert len(leaf.sharding.device_set) == 8
     rows = eight.replay.reward

@@ -21,7 +21,9 @@ from qsm.checkpoints import checkpoint
 from qsm.command.cli import main
 from qsm.learning.learner import Learner
 from qsm.options.run import LaunchOptions, RunConfig
-from qsm.policies.policy import DESCRIPTION, export, load_policy
+from qsm.policies.export import export
+from qsm.policies.numpy_policy import DESCRIPTION
+from qsm.policies.policy import load_policy
 from qsm.training.group import members
 from qsm.training.train import train
 from tests.probe_environments import ObservationReward
@@ -114,7 +116,7 @@ def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pyte
     wider = np.frombuffer(text.replace("[8]", "[9]").encode(), np.uint8)
     with pytest.raises(
         UserError,
-        match=r"does not fit this version of sac: actor_params\.params\.\S+ is \(.+ there and \(.+ in this agent",
+        match=r"does not fit this version of sac: actor\.params\.\S+ is \(.+ there and \(.+ in this agent",
     ):
         load_policy(changed(**{DESCRIPTION: wider}))
 
@@ -127,9 +129,9 @@ def test_a_parameter_under_another_name_is_refused_though_it_fits(
     export(run)
     with np.load(run / "policy.npz") as file:
         arrays = dict(file)
-    critic = [name for name in arrays if name.startswith("critic_params.")]
+    critic = [name for name in arrays if name.startswith("critic.online.params.")]
     assert critic
-    renamed = {name.replace("critic_params.", "target_critic_params."): arrays[name] for name in arrays}
+    renamed = {name.replace("critic.online.params.", "critic.target."): arrays[name] for name in arrays}
     text = json.loads(arrays[DESCRIPTION].tobytes())
 
     def load(arrays: dict[str, Any]) -> Any:
@@ -139,7 +141,7 @@ def test_a_parameter_under_another_name_is_refused_though_it_fits(
         return load_policy(tmp_path / "other.npz")
 
     load(arrays)
-    with pytest.raises(UserError, match=r"critic_params\.\S+ is absent there"):
+    with pytest.raises(UserError, match=r"critic\.online\.\S+ is absent there"):
         load(renamed)
     with pytest.raises(UserError, match=r"unknown is .* absent in this agent"):
         load(arrays | {"unknown": np.zeros(3)})

@@ -185,6 +185,15 @@ def test_offline_wandb_records_without_account_and_resumes_its_id(run: RunDir) -
     assert b"0.71875" not in content, "step 10 was sent a second time"
 
 
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME", "WANDB_CACHE_DIR"])
+def test_wandb_prints_nothing_where_its_cache_cannot_be_written(run: RunDir, variable: str) -> None:
+    file = run.path / "a_file"
+    file.write_text("")
+    environment = {"HOME": str(run.path), "XDG_CACHE_HOME": ""} | {variable: str(file / "below")}
+    assert in_child(run, CHILD, "offline", "None", env=environment) == "True\n"
+    assert any(b"0.6875" in found.read_bytes() for found in run.wandb.glob("offline-run-*/run-*.wandb"))
+
+
 @pytest.mark.parametrize("case", ["no account, at a terminal", "no network"])
 def test_online_wandb_falls_back_without_asking_or_waiting(run: RunDir, case: str) -> None:
     environment = {"TERM": "xterm"}

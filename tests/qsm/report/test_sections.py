@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +15,11 @@ from qsm.base.errors import UserError
 from qsm.command import cli
 from qsm.report import figures, intervals
 from qsm.report.results import Comparison, gather, hours_of
+from qsm.report.run_sections import show_hours
 from qsm.report.sections import report
 from tests.run_folders import STEPS, add, leave_undrawn, line, table
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +163,7 @@ def test_the_same_run_in_two_folders_is_refused_and_a_damaged_one_left_out(tmp_p
 def test_aggregates_are_over_tasks_that_every_agent_has_and_steps_that_all_runs_share(bench: Path) -> None:
     comparison = Comparison(gather([bench])[0])
     assert comparison.common_tasks() == ["cheetah-run", "walker-run"]
-    steps, curves = comparison.normalised_curves("td3")
+    steps, curves = comparison.normalized_curves("td3")
     assert steps.tolist() == [0, 10_000, 20_000, 30_000]
     assert {task: values.shape for task, values in curves.items()} == {
         "cheetah-run": (3, 4),
@@ -370,3 +376,62 @@ def test_figures_fit_a_phone_and_no_legend_covers_a_curve(bench: Path) -> None:
     for draw in (figures.sample_efficiency, figures.profile, figures.time_efficiency):
         figure, _ = draw(comparison)
         assert figure.axes[0].get_legend() is None and len(figure.legends) == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("cells", "title", "texts"),
+    [
+        ([("sac", "cheetah-run", 0)], "One run", ("<p>1 run, collected", "<h3>Over 1 task</h3>")),
+        (
+            [("sac", "cheetah-run", 0), ("sac", "cheetah-run", 1)],
+            "1 agent on 1 task",
+            ("<p>2 runs, collected", "<h3>Over 1 task</h3>", "(2 starts)"),
+        ),
+        (
+            [("sac", "cheetah-run", 0), ("td3", "cheetah-run", 0), ("sac", "walker-run", 0)],
+            "2 agents on 2 tasks",
+            ("1 of 4 runs has no evaluation at step 30,000 and is missing from",),
+        ),
+    ],
+)
+def test_one_is_one_and_more_are_many(
+    tmp_path: Path, cells: list[tuple[str, str, int]], title: str, texts: tuple[str, ...]
+) -> None:
+    for agent, task, seed in cells:
+        add(tmp_path / "runs", agent, task, seed, line(100))
+    page = report([tmp_path / "runs"], tmp_path / "out").read_text()
+    assert f"<h1>{title}</h1>" in page
+    for text in texts:
+        assert text in page
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [(1 / 3600, "1.0 s"), (40 / 3600, "40 s"), (0.25, "15 min"), (3.5, "3 h 30 min"), (100, "4 d 4 h")],
+)
+def test_time_is_shown_in_the_unit_that_suits_it(hours: float, text: str) -> None:
+    assert show_hours(hours) == text
+
+
+@pytest.mark.parametrize(
+    ("hours", "unit"), [(0.01, (3600, "seconds")), (0.5, (60, "minutes")), (2, (1, "hours"))]
+)
+def test_time_is_drawn_in_the_unit_that_suits_it(hours: float, unit: tuple[int, str]) -> None:
+    assert figures.time_unit(hours) == unit
+
+
+def test_a_home_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
+    add(tmp_path / "runs", "sac", "cheetah-run", 0, line(100))
+    home = tmp_path / "home"
+    home.write_text("a file")  # root could write to a folder without the permission to
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "qsm", "report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")],
+        env=environment | {"HOME": str(home / "me"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1 and "index.html" in done.stdout

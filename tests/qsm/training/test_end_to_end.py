@@ -77,9 +77,10 @@ def test_two_thousand_steps_from_the_command_line(tmp_path: Path):
 
     state, start, step = learned(run)
     assert step == 2000
-    for name in ("actor_params", "critic_params", "target_critic_params"):
-        assert still(getattr(state, name), getattr(start, name)) == []
-    assert int(state.critic_optimizer.count) == 1500
+    assert still(state.actor.params, start.actor.params) == []
+    assert still(state.critic.online.params, start.critic.online.params) == []
+    assert still(state.critic.target, start.critic.target) == []
+    assert int(state.critic.online.optimizer.count) == 1500
 
     before = contents(run)
     again = qsm(*command)
@@ -130,9 +131,10 @@ def test_a_short_run_in_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]
     state, start, step = learned(run)
     assert step == 60
-    for name in ("score_params", "draw_params", "critic_params"):
-        assert still(getattr(state, name), getattr(start, name)) == []
-    assert int(state.critic_optimizer.count) == 20
+    assert still(state.score.params, start.score.params) == []
+    assert still(state.average, start.average) == []
+    assert still(state.critic.online.params, start.critic.online.params) == []
+    assert int(state.critic.online.optimizer.count) == 20
     assert capsys.readouterr().err == ""
 
 
@@ -155,8 +157,8 @@ def test_a_short_run_of_real_environments_on_the_device(tmp_path: Path):
     # The same sizes as on dm_control, so the policy can be read there.
     state, start, step = learned(run)
     assert step == 40
-    assert still(state.critic_params, start.critic_params) == []
-    assert int(state.critic_optimizer.count) == 10
+    assert still(state.critic.online.params, start.critic.online.params) == []
+    assert int(state.critic.online.optimizer.count) == 10
     files = {
         "config.json",
         "provenance.json",

@@ -27,7 +27,8 @@ from qsm.data.segments import Segment
 from qsm.learning.learner import FAILURE_RATE, Learner
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.tables import read_csv
-from qsm.training.group import Member, common_step, members
+from qsm.training.group import Member, members
+from qsm.training.resume import common_step
 from qsm.training.train import Outcome, train
 from tests.probe_environments import ObservationReward, TruncatedReward
 
@@ -208,7 +209,7 @@ def test_a_swept_value_is_what_it_is_alone(
     close_trees(states[1], learned(alone[0].path, 40, own))
 
     differs = jax.tree.map(lambda a, b: not np.allclose(a, b, rtol=1e-2, atol=1e-3), *states)
-    assert any(jax.tree.leaves(differs.critic_params))
+    assert any(jax.tree.leaves(differs.critic.online.params))
 
 
 def test_one_that_diverges_is_held_and_the_others_go_on(
@@ -246,7 +247,7 @@ def test_one_that_diverges_is_held_and_the_others_go_on(
     assert (report["step"], report["num_updates"], report["first_bad_update"]) == (15, 5, 1)
     assert report["metrics"]["critic/loss"] in ("inf", "nan")
     assert "since update 1; not finite: " in status(poisoned)["message"]
-    assert {name.partition(".")[0] for name in report["arrays"]} >= {"critic_params"}
+    assert {name.partition(".")[0] for name in report["arrays"]} >= {"critic"}
     # 3e38 is a finite reward; the actions that followed the first updates were not.
     assert {tuple(row["fields"]) for row in report["rows"]} == {("action",)}
     with np.load(poisoned / "diverged_15" / "state.npz", allow_pickle=False) as state:

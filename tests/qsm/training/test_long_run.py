@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from qsm.record.tables import read_csv
-from tests.qsm.training.test_train import Task, options, run, tasks
+from tests.qsm.training.test_train import Run, options, run
 
 STEPS = int(os.environ.get("QSM_LONG_RUN_STEPS", "200_000"))
 LOOKS = 20
 
-__all__ = ["tasks"]  # a fixture
+__all__ = ["run"]  # a fixture
 
 
 class Look(NamedTuple):
@@ -28,7 +28,7 @@ class Look(NamedTuple):
 
 
 @pytest.mark.slow
-def test_memory_files_and_logs_stay_as_they_are(tasks: list[Task], tmp_path: Path):
+def test_memory_files_and_logs_stay_as_they_are(run: Run, tmp_path: Path):
     process = psutil.Process()
     looks: list[Look] = []
 

@@ -250,15 +250,14 @@ def test_parameters_that_are_not_finite_are_never_saved(
         wrong = np.float32(1.0) / (
             step != at - 11
         )  # inf in the update that `at` makes due, the last before it
-        params = jax.tree.map(lambda leaf: leaf * wrong, new.critic_params)
-        return new._replace(critic_params=params), metrics
+        return new._replace(critic=jax.tree.map(lambda leaf: leaf * wrong, new.critic)), metrics
 
     monkeypatch.setattr(SAC, "update", poison)
     assert run(tmp_path, seeds=1) == "diverged"
     path = folder(tmp_path, 0)
     assert status(path)["state"] == "diverged"
     assert f"diverged by step {at}" in status(path)["message"]
-    assert "critic_params" in status(path)["message"]
+    assert "not finite: critic" in status(path)["message"]
     saved = [int(one.name) for one in (path / "checkpoints").iterdir() if one.name.isdigit()]
     assert max(saved) == at - 10
 

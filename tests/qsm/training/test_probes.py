@@ -70,7 +70,7 @@ def values(name: str, state: Any, observation: float) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _values(agent: Any, state: Any, observation: jax.Array) -> jax.Array:
-    return agent.critic.apply(state.critic_params, observation, ACTIONS)
+    return agent.critic.value(state.critic.online.params, observation, ACTIONS)
 
 
 def entropy_bonus(name: str, state: Any, observation: float) -> float:
@@ -78,10 +78,9 @@ def entropy_bonus(name: str, state: Any, observation: float) -> float:
     agent: Any = learner_of(name).agent
     if not hasattr(state, "log_temperature"):
         return 0.0
-    _, log_prob = jax.jit(agent.sample)(
-        state.actor_params, np.full((4096, 1), observation, np.float32), jax.random.key(0)
-    )
-    return float(-jnp.exp(state.log_temperature) * log_prob.mean())
+    observations = np.full((4096, 1), observation, np.float32)
+    _, log_prob = jax.jit(agent.policy.sample)(state.actor.params, observations, jax.random.key(0))
+    return float(-jnp.exp(state.log_temperature.params) * log_prob.mean())
 
 
 def evaluated_actions(name: str, state: Any) -> np.ndarray:

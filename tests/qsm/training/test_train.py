@@ -22,8 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agents
-from agents.sac import SACConfig
-from envs import dmc
+from agents.config import AgentConfig
 from envs.api import StepType, TimeStep
 from qsm.base.errors import UserError
 from qsm.checkpoints import orbax_manager
@@ -31,17 +30,20 @@ from qsm.checkpoints.integrity import is_whole
 from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS, Rows
 from qsm.data.segments import Segment
+from qsm.learning.build import Simulators
 from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner, TrainState
 from qsm.learning.schedule import Counters, updates_due
 from qsm.options.run import RunConfig
-from qsm.record.tables import read_csv
+from qsm.record.status import Outcome
+from qsm.record.tables import read_csv, read_table
 from qsm.training.group import Member
-from qsm.training.train import Outcome, train
+from qsm.training.session import best_return
+from qsm.training.train import train
 from tests.arrivals import stored
 from tests.probe_environments import TruncatedReward
 from tests.recorder import Recorder
-from tests.tally_agent import TallyAgent
+from tests.tally_agent import TALLY, TallyAgent
 
 EPISODE_STEPS = 3
 FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
@@ -222,38 +224,39 @@ def test_the_loop_goes_on_from_its_counters(learner: Learner):
     jax.tree.map(np.testing.assert_array_equal, state, whole)
 
 
+class Run:
+    """`train` of the counting agent.
+
+    Attributes:
+      made: the environments of all calls; of each call that of training comes first.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[Task] = []
+
+    def __call__(
+        self,
+        path: Path,
+        at_step: Callable[[int], None] = lambda step: None,
+        end_process: Callable[[int], Any] = os._exit,
+        **changes: Any,
+    ) -> Outcome:
+        """Trains in `path`; `at_step` is called in the environment of training."""
+        before = len(self.made)
+
+        def make(task: str, seed: int, action_repeat: int) -> Task:
+            is_training = len(self.made) == before
+            self.made.append(Task(at_step if is_training else lambda step: None, action_repeat))
+            return self.made[-1]
+
+        runs = [Member(AgentConfig(), options(**changes), path, "seed 0")]
+        return train("tally", "probe", runs, simulators=Simulators(make), end_process=end_process)
+
+
 @pytest.fixture
-def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
-    """The environments that `train` makes: the training one first, then those of evaluation."""
-    made: list[Task] = []
-
-    def make(task: str, seed: int, action_repeat: int) -> Task:
-        made.append(Task(action_repeat=action_repeat))
-        return made[-1]
-
-    def build(name: str, config: Any, observation_size: int, action_size: int) -> TallyAgent:
-        return TallyAgent()
-
-    monkeypatch.setattr(dmc, "make_env", make)
-    monkeypatch.setattr(agents, "build", build)
-    return made
-
-
-def run(path: Path, at_step: Callable[[int], None] | None = None, **changes: Any) -> Outcome:
-    """`train` with `at_step` called in the training environment."""
-    make = dmc.make_env
-    made = []
-
-    def first_calls(*arguments: Any) -> Any:
-        environment = make(*arguments)
-        if not made and at_step is not None:
-            environment.at_step = at_step  # pyright: ignore[reportAttributeAccessIssue]
-        made.append(environment)
-        return environment
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dmc, "make_env", first_calls)
-        return train("sac", "probe", [Member(SACConfig(), options(**changes), path, "seed 0")])
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setitem(agents.AGENTS, "tally", TALLY)
+    return Run()
 
 
 def status(path: Path) -> dict[str, Any]:
@@ -282,7 +285,7 @@ def interrupt(at: int, by: signal.Signals = signal.SIGINT) -> Callable[[int], No
     return at_step
 
 
-def test_a_finished_run_is_left_alone(tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_finished_run_is_left_alone(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "run"
     assert run(path) == "finished"
     assert_complete(path)
@@ -290,15 +293,15 @@ def test_a_finished_run_is_left_alone(tasks: list[Task], tmp_path: Path, capsys:
         assert (row["return_mean"], row["return_0"], row["return_1"], row["length_mean"]) == (3, 3, 3, 3)
     assert f"qsm eval {path}" in capsys.readouterr().out
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    number = len(tasks)
+    number = len(run.made)
     assert run(path) == "finished"
     assert f"{path} is finished (10 steps); nothing to do." in capsys.readouterr().out
-    assert sum(task.num_steps for task in tasks[number:]) == 0
+    assert sum(task.num_steps for task in run.made[number:]) == 0
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(
-    tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "run"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -306,14 +309,60 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert (status(path)["state"], status(path)["step"]) == ("interrupted", 7)
     assert "Stopped and saved at step 7. Go on with the same command." in capsys.readouterr().out
-    number = len(tasks)
+    number = len(run.made)
     assert run(path) == "finished"
     assert "resuming at step 7" in capsys.readouterr().out
     assert_complete(path)
-    assert tasks[number].num_steps == 3
+    assert run.made[number].num_steps == 3
 
 
-def test_sigterm_is_told_from_ctrl_c(tasks: list[Task], tmp_path: Path):
+def test_it_is_said_that_programs_are_compiled_before_the_first_row(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Into a pipe, too, where nothing was to be seen until the first evaluation."""
+    assert run(tmp_path / "run") == "finished"
+    lines = capsys.readouterr().out.splitlines()
+    first_row = next(i for i, line in enumerate(lines) if line.split()[:1] == ["step"])
+    assert [i for i, line in enumerate(lines) if line.startswith("compiling")] == [first_row - 1]
+
+
+def test_the_best_of_a_resumed_run_is_that_of_the_whole_run(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run"
+    assert run(path, interrupt(at=7)) == "interrupted"
+    table = read_table(path / "eval.csv")
+    column = table.columns.index("return_mean")
+    table.rows[0][column], table.rows[1][column] = "81.4", "8.6"
+    (path / "eval.csv").write_text("".join(",".join(row) + "\n" for row in [table.columns, *table.rows]))
+    capsys.readouterr()
+    assert run(path) == "finished"
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "±" in line]
+    assert [(line[0], line[-2]) for line in lines] == [("8", "81.4"), ("10", "81.4")]
+
+
+def test_the_best_of_several_runs_is_that_of_their_mean(tmp_path: Path):
+    one, other, nothing = (tmp_path / name for name in ("one.csv", "other.csv", "nothing.csv"))
+    one.write_text("step,return_mean\n0,10\n5,nan\n10,30\n")
+    other.write_text("step,return_mean\n0,40\n5,99\n10,0\n")
+    assert best_return([one, other]) == 25
+    assert best_return([one]) == 30
+    assert best_return([other, nothing]) == 99
+    assert best_return([nothing]) == best_return([]) == -np.inf
+
+
+def test_the_best_policy_is_kept_and_stays_that_of_the_whole_run(run: Run, tmp_path: Path):
+    """Every evaluation returns 3 here, so that only the first is better than all before it."""
+    path = tmp_path / "run"
+    assert run(path, interrupt(at=7)) == "interrupted"
+    (kept,) = (path / "best").iterdir()
+    assert kept.name == "0.npz"
+    before = kept.read_bytes()
+    assert run(path) == "finished"
+    assert [file.read_bytes() for file in (path / "best").iterdir()] == [before]
+
+
+def test_sigterm_is_told_from_ctrl_c(run: Run, tmp_path: Path):
     path = tmp_path / "run"
     assert run(path, interrupt(7, signal.SIGTERM)) == "preempted"
     assert (status(path)["state"], status(path)["step"]) == ("preempted", 7)
@@ -334,7 +383,7 @@ def full_disk(from_step: int, to_step: int) -> Any:
 
 
 def test_training_goes_on_while_the_disk_is_full(
-    tasks: list[Task],
+    run: Run,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -359,7 +408,7 @@ def all_rows(path: Path) -> list[bytes]:
 
 
 def test_former_checkpoints_that_cannot_be_removed_are_no_loss(
-    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(*arguments: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -372,7 +421,7 @@ def test_former_checkpoints_that_cannot_be_removed_are_no_loss(
 
 
 def test_a_run_whose_end_cannot_be_saved_says_so_and_can_be_ended_later(
-    tasks: list[Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -386,9 +435,7 @@ def test_a_run_whose_end_cannot_be_saved_says_so_and_can_be_ended_later(
 
 
 @pytest.mark.parametrize(("by", "state"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "preempted")])
-def test_a_second_signal_ends_at_once(
-    by: signal.Signals, state: str, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_second_signal_ends_at_once(by: signal.Signals, state: str, run: Run, tmp_path: Path):
     def at_step(step: int) -> None:
         if step == 7:
             signal.raise_signal(by)
@@ -399,10 +446,9 @@ def test_a_second_signal_ends_at_once(
         raise KeyboardInterrupt  # in place of the end of the process
 
     ended: list[int] = []
-    monkeypatch.setattr("qsm.training.train.end_at_once", end)
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        run(path, at_step)
+        run(path, at_step, end)
     assert ended == [128 + by]
     assert (status(path)["state"], status(path)["step"]) == (state, 6)
     assert run(path) == "finished"
@@ -411,7 +457,7 @@ def test_a_second_signal_ends_at_once(
 
 @pytest.mark.parametrize(("at", "resumed_from"), [(3, 0), (9, 6)])
 def test_a_failed_run_says_so_and_goes_on_from_its_checkpoint(
-    at: int, resumed_from: int, tasks: list[Task], tmp_path: Path
+    at: int, resumed_from: int, run: Run, tmp_path: Path
 ):
     """Rows written after the checkpoint come again and are not there twice."""
 
@@ -425,13 +471,13 @@ def test_a_failed_run_says_so_and_goes_on_from_its_checkpoint(
     assert status(path)["state"] == "failed"
     assert status(path)["step"] == at - 1
     assert status(path)["message"] == "RuntimeError: the simulator is unstable"
-    number = len(tasks)
+    number = len(run.made)
     assert run(path) == "finished"
-    assert tasks[number].num_steps == 10 - resumed_from
+    assert run.made[number].num_steps == 10 - resumed_from
     assert_complete(path)
 
 
-def test_other_options_are_refused_for_an_unfinished_run(tasks: list[Task], tmp_path: Path):
+def test_other_options_are_refused_for_an_unfinished_run(run: Run, tmp_path: Path):
     path = tmp_path / "run"
     assert run(path, interrupt(at=2)) == "interrupted"
     with pytest.raises(UserError, match="replay_ratio"):
@@ -441,7 +487,7 @@ def test_other_options_are_refused_for_an_unfinished_run(tasks: list[Task], tmp_
 
 def test_an_impossible_task_is_a_mistake_of_the_user(tmp_path: Path):
     with pytest.raises(UserError, match="no-such-task"):
-        train("sac", "no-such-task", [Member(SACConfig(), options(), tmp_path / "run", "seed 0")])
+        train("sac", "no-such-task", [Member(AgentConfig(), options(), tmp_path / "run", "seed 0")])
     assert not (tmp_path / "run").exists()
 
 

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agents import networks
+from agents.networks import initializers
+from agents.networks.actors import DeterministicActor, TanhGaussian
+from agents.networks.critics import CriticEnsemble
+from agents.networks.score import ScoreNetwork
+from agents.networks.torsos import MLP, Torso, mish
 
 
 def critic_inputs(batch: int = 6) -> tuple[jax.Array, jax.Array]:
@@ -30,23 +34,45 @@ def apply(network: nn.Module, *inputs: Any, method: str | None = None) -> Any:
 
 
 def initialised(network: nn.Module, key: jax.Array, *inputs: Any) -> Any:
-    return jax.jit(functools.partial(networks.init, network))(key, *inputs)
+    return jax.jit(functools.partial(initializers.init, network))(key, *inputs)
 
 
 @functools.cache
-def critic(num_critics: int, layer_norm: bool = False) -> tuple[networks.CriticEnsemble, Any]:
-    ensemble = networks.CriticEnsemble(num_critics, (8, 8), layer_norm)
+def critic(num_critics: int, layer_norm: bool = False) -> tuple[CriticEnsemble, Any]:
+    ensemble = CriticEnsemble(num_critics, Torso((8, 8), layer_norm))
     return ensemble, initialised(ensemble, jax.random.key(0), *critic_inputs())
 
 
 @functools.cache
 def score_network(
     **options: Any,
-) -> tuple[networks.ScoreNetwork, Any, tuple[jax.Array, jax.Array, jax.Array]]:
+) -> tuple[ScoreNetwork, Any, tuple[jax.Array, jax.Array, jax.Array]]:
     settings: dict[str, Any] = {"sizes": (16, 8), "time_embedding_size": 6, "time_sizes": (5, 4)} | options
-    network = networks.ScoreNetwork(observation_size=3, action_size=2, **settings)
+    network = ScoreNetwork(observation_size=3, action_size=2, **settings)
     inputs = (*critic_inputs(), jnp.array([1, 2, 3, 4, 5, 5]))
     return network, initialised(network, jax.random.key(1), *inputs), inputs
+
+
+class Marked(nn.Module):
+    """Hidden layers and a linear one of size 3, all marked to be orthogonal."""
+
+    sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(3, kernel_init=initializers.orthogonal(0.5))(MLP(self.sizes)(x))
+
+
+class Plain(nn.Module):
+    """Layers with initializers of their own, beside one that is marked; or none that is."""
+
+    with_marked: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(256, name="plain")(x)
+        x = nn.Dense(8, kernel_init=nn.initializers.constant(3.0), name="constant")(x)
+        return nn.Dense(4, kernel_init=initializers.hidden_init, name="marked")(x) if self.with_marked else x
 
 
 # ---- Initialisation -----------------------------------------------------------------------------------------------
@@ -54,10 +80,10 @@ def score_network(
 
 def test_kernels_are_orthogonal_and_scaled():
     """Tall, wide and square ones, alone and in ensembles; hidden ones by sqrt(2), the last by its own scale."""
-    mlp = networks.MLP((12, 12, 5), 3, output_scale=0.5)
+    mlp = Marked((12, 12, 5))
     params = initialised(mlp, jax.random.key(0), jnp.zeros((1, 4)))["params"]
-    kernels = [params[f"Dense_{i}"]["kernel"] for i in range(4)]
-    ensemble = initialised(networks.CriticEnsemble(2, (8, 8)), jax.random.key(1), *critic_inputs())
+    kernels = [*(params["MLP_0"][f"Dense_{i}"]["kernel"] for i in range(3)), params["Dense_0"]["kernel"]]
+    ensemble = initialised(CriticEnsemble(2, Torso((8, 8))), jax.random.key(1), *critic_inputs())
     members = [leaf for leaf in jax.tree.leaves(ensemble) if leaf.ndim == 3]
     assert [leaf.shape for leaf in (*kernels, *members)] == [
         *((4, 12), (12, 12), (12, 5), (5, 3)),
@@ -73,9 +99,32 @@ def test_kernels_are_orthogonal_and_scaled():
     assert biases and all(np.all(leaf == 0) for leaf in biases)
 
 
+@pytest.mark.parametrize("with_marked", [True, False])
+def test_only_marked_kernels_are_drawn_anew(with_marked: bool):
+    """Any other module is as its own `init` makes it: once each kernel was multiplied by an orthogonal matrix."""
+    network, x = Plain(with_marked), jnp.zeros((1, 64))
+    params = initialised(network, jax.random.key(0), x)["params"]
+    rest_key = jax.random.split(jax.random.key(0))[0]
+    own = nn.meta.unbox(jax.jit(network.init)(rest_key, x))["params"]
+    for name in ("plain", "constant"):
+        np.testing.assert_array_equal(params[name]["kernel"], own[name]["kernel"])
+    assert float(np.sqrt(np.square(params["plain"]["kernel"]).mean())) == pytest.approx(1 / 8, rel=0.05)
+    np.testing.assert_array_equal(params["constant"]["kernel"], 3.0)
+    assert ("marked" in params) == with_marked
+    if with_marked:
+        kernel = np.asarray(params["marked"]["kernel"]) / math.sqrt(2)
+        np.testing.assert_allclose(kernel.T @ kernel, np.eye(4), atol=1e-5)
+
+
+def test_a_module_without_kernels_is_as_its_own_init_makes_it():
+    params = initialised(nn.LayerNorm(), jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    np.testing.assert_array_equal(params["scale"], 1.0)
+    assert jax.tree.leaves(initialised(MLP(()), jax.random.key(0), jnp.zeros((1, 4)))) == []
+
+
 def test_orthogonal_matrices_are_uniformly_distributed():
     """4,000 rotations and reflections of three dimensions: columns uniform on the sphere, half of them mirrored."""
-    (x,) = jax.jit(networks.haar, static_argnums=1)(jax.random.key(2), ((4000, 3, 3),))
+    (x,) = jax.jit(initializers.haar, static_argnums=1)(jax.random.key(2), ((4000, 3, 3),))
     x = np.asarray(x, np.float64)
     assert abs((np.linalg.det(x) > 0).mean() - 0.5) < 0.03
     for column in range(3):
@@ -91,7 +140,7 @@ def test_orthogonal_matrices_are_uniformly_distributed():
 def test_members_differ_at_initialisation(layer_norm: bool):
     ensemble, params = critic(3, layer_norm)
     values = apply(ensemble, params, *critic_inputs())
-    assert values.shape == (3, 6)
+    assert values.shape == (3, 6, 1)
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 3]
     assert len(kernels) == 3
     for i in range(3):
@@ -115,13 +164,20 @@ def test_a_member_has_no_gradient_in_another():
 def test_a_member_is_a_plain_critic_over_observation_and_action():
     ensemble, params = critic(3)
     values = apply(ensemble, params, *critic_inputs())
-    layers = next(iter(params["params"].values()))["MLP_0"]
+    members = params["params"]["members"]
+    layers = [members["torso"]["Dense_0"], members["torso"]["Dense_1"], members["value"]]
     for member in range(3):
         x = np.concatenate(critic_inputs(), axis=1)
-        for name in ("Dense_0", "Dense_1", "Dense_2"):
-            x = x @ layers[name]["kernel"][member] + np.asarray(layers[name]["bias"][member])[None]
-            x = x if name == "Dense_2" else np.maximum(x, 0)
-        np.testing.assert_allclose(values[member], x[:, 0], rtol=1e-5, atol=1e-6)
+        for place, layer in enumerate(layers):
+            x = x @ layer["kernel"][member] + np.asarray(layer["bias"][member])[None]
+            x = x if place == 2 else np.maximum(x, 0)
+        np.testing.assert_allclose(values[member], x, rtol=1e-5, atol=1e-6)
+
+
+def test_the_output_is_as_wide_as_the_head_asks():
+    wide = CriticEnsemble(2, Torso((8,)), output_size=51)
+    params = initialised(wide, jax.random.key(0), *critic_inputs())
+    assert apply(wide, params, *critic_inputs()).shape == (2, 6, 51)
 
 
 # ---- Activation ---------------------------------------------------------------------------------------------------
@@ -130,7 +186,7 @@ def test_a_member_is_a_plain_critic_over_observation_and_action():
 def test_mish_equals_its_definition():
     x = np.concatenate([np.linspace(-1000, 1000, 4001), np.linspace(-30, 30, 6001)])
     expected = x * np.tanh(np.logaddexp(0.0, x))
-    for function in (networks.mish, jax.jit(networks.mish)):
+    for function in (mish, jax.jit(mish)):
         np.testing.assert_allclose(function(jnp.asarray(x, jnp.float32)), expected, rtol=2e-6, atol=1e-30)
 
 
@@ -139,7 +195,7 @@ def test_the_gradient_of_mish_equals_its_definition_and_stays_finite():
     softplus = np.logaddexp(0.0, x)
     sigmoid = 0.5 + 0.5 * np.tanh(x / 2)
     expected = np.tanh(softplus) + x * sigmoid / np.cosh(np.minimum(softplus, 300)) ** 2
-    gradient = jax.vmap(jax.grad(networks.mish))(jnp.asarray(x, jnp.float32))
+    gradient = jax.vmap(jax.grad(mish))(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(gradient, expected, atol=1e-5)
 
 
@@ -169,14 +225,14 @@ def test_score_network_is_dense_over_observation_action_and_time_code(time_sizes
     def dense(x: np.ndarray, layer: Any) -> np.ndarray:
         return x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])[None]
 
-    def mish(x: np.ndarray) -> np.ndarray:
+    def mish_of(x: np.ndarray) -> np.ndarray:
         return x * np.tanh(np.logaddexp(0.0, x))
 
     for index in range(len(time_sizes)):
-        code = mish(dense(code, weights["time_mlp"][f"Dense_{index}"]))
-    x = mish(dense(np.concatenate([observation, action, code], axis=1), weights))
+        code = mish_of(dense(code, weights["time_mlp"][f"Dense_{index}"]))
+    x = mish_of(dense(np.concatenate([observation, action, code], axis=1), weights))
     assert weights["kernel"].shape == (3 + 2 + (4 if time_sizes else 6), 16)
-    expected = dense(mish(dense(x, weights["rest"]["Dense_0"])), weights["rest"]["Dense_1"])
+    expected = dense(mish_of(dense(x, weights["rest"]["Dense_0"])), weights["score"])
     np.testing.assert_allclose(
         apply(network, params, observation, action, level), expected, rtol=1e-4, atol=1e-5
     )
@@ -204,10 +260,10 @@ def test_score_network_tells_levels_apart():
 
 
 def test_tanh_gaussian_holds_its_log_std_to_the_limits():
-    actor = networks.TanhGaussian(2, (8,))
+    actor = TanhGaussian(2, Torso((8,)))
     observation = critic_inputs()[0]
     params = initialised(actor, jax.random.key(0), observation)
-    output = params["params"]["MLP_0"]["Dense_1"]
+    output = params["params"]["unsquashed"]
     for bias, limit in ((-100.0, -20.0), (100.0, 2.0)):
         output["bias"] = jnp.full((4,), bias)
         mean, log_std = apply(actor, params, observation)
@@ -217,7 +273,7 @@ def test_tanh_gaussian_holds_its_log_std_to_the_limits():
 
 
 def test_deterministic_actor_starts_in_the_middle_and_stays_in_the_box():
-    actor = networks.DeterministicActor(2, (8,))
+    actor = DeterministicActor(2, Torso((8,)))
     observation = critic_inputs()[0]
     params = initialised(actor, jax.random.key(0), observation)
     assert float(jnp.abs(apply(actor, params, observation)).max()) < 0.1

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import diffusion
-from tests.agents.analytic import Chain
+from agents.parts import diffusion
+from tests.agents.exact_chain import Chain
 
 SCHEDULES = ["vp", "cosine", "linear"]
 

@@ -1,0 +1,103 @@
+"""`qsm train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import agents
+from qsm.base.errors import UserError, nearest
+from qsm.command.start import check_task
+from qsm.devices import environment_variables
+from qsm.options.arguments import show_options
+from qsm.options.commands import OutputOptions
+from qsm.options.kinds import flag_of
+from qsm.options.parser import Parser, Positional
+from qsm.options.run import Backend, LaunchOptions, run_config_class
+from qsm.record.status import EXIT_STATUS
+
+USAGE = "qsm train AGENT TASK [options]"
+
+
+def train(arguments: Sequence[str]) -> int:
+    """`qsm train AGENT TASK [options]`."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {USAGE}\n\nTrain AGENT on TASK. Running the same command again resumes.\n")
+        print(agent_table())
+        print("\nOptions of an agent and of its run: qsm train AGENT --help\nTasks: qsm tasks")
+        print("\nexample: qsm train qsm cheetah-run --seed 3 --steps 1e6 --score-scale 120")
+        return 0
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"AGENT is missing. Usage: {USAGE}. Agents: {', '.join(agents.AGENTS)}")
+    agent = arguments[0]
+    if agent not in agents.AGENTS:
+        raise UserError(
+            f"Unknown agent '{agent}'.{nearest(agent, agents.AGENTS)} List agents with: qsm agents"
+        )
+    given = parser_of(agent, _backend_of(arguments[1:])).parse(arguments[1:])
+    task, launch, output = given["task"], given["launch"], given["output"]
+    check_task(task, launch.backend)
+    from qsm.training.group import members
+
+    runs = members(
+        agent, task, given["agent"], given["run"], launch, output.name, output.runs, output.run_dir
+    )
+    if output.dry_run:
+        print(f"qsm train {agent} {task}")
+        _print_options({title: given[title] for title in ("agent", "run", "launch")})
+        print(f"\nrun folder{'s' if len(runs) > 1 else ''}", *(run.path for run in runs), sep="\n  ")
+        return 0
+    environment_variables.load(os.environ, launch.backend)
+    from qsm.training.train import train as run_training
+
+    return EXIT_STATUS[run_training(agent, task, runs, launch, ["qsm", "train", *arguments])]
+
+
+def parser_of(agent: str, backend: Backend) -> Parser:
+    """The parser of what stands behind `qsm train AGENT`, with the defaults of `backend`."""
+    return Parser(
+        f"qsm train {agent}",
+        f"Train {agent} on TASK: {agents.AGENTS[agent].summary}. The same command again resumes.",
+        groups={
+            "agent": agents.config_class(agent),
+            "run": run_config_class(backend),
+            "launch": LaunchOptions,
+            "output": OutputOptions,
+        },
+        positionals=[Positional("task", "Task, such as cheetah-run.", hint=". List tasks with: qsm tasks")],
+        subject=f"agent {agent!r}",
+        foreign=_options_of_others(agent),
+    )
+
+
+def _print_options(groups: dict[str, Any]) -> None:
+    for title, options in groups.items():
+        print(f"\n{title} options", *show_options(options), sep="\n  ")
+
+
+def _backend_of(arguments: Sequence[str]) -> Backend:
+    """The backend that `arguments` name, whose defaults the parser then takes; it refuses a wrong one."""
+    for word, following in itertools.pairwise([*arguments, ""]):
+        flag, _, value = word.partition("=")
+        if flag.lower() == "--backend" and (value or following) == "mjx":
+            return "mjx"
+    return "dm_control"
+
+
+def _options_of_others(agent: str) -> dict[str, str]:
+    """Flags of the agents, and one agent that has each: for a flag that `agent` lacks."""
+    return {
+        flag_of(field.name): f"agent {other!r}"
+        for other in agents.AGENTS
+        if other != agent
+        for field in dataclasses.fields(agents.config_class(other))
+    }
+
+
+def agent_table() -> str:
+    """A line for each agent."""
+    width = max(map(len, agents.AGENTS))
+    return "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in agents.AGENTS.items())

@@ -1,0 +1,92 @@
+"""The loop of a group of runs. Made before any folder, so that impossible options leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qsm.base.errors import UserError
+from qsm.devices import processes, runtime
+from qsm.learning import memory
+from qsm.learning.build import SIMULATORS, Simulators, Task
+from qsm.learning.device_loop import DeviceLoop
+from qsm.learning.host_loop import HostLoop
+from qsm.learning.learner import Learner
+from qsm.learning.loop import Loop
+from qsm.learning.placement import Placement
+from qsm.learning.schedule import Schedule
+from qsm.options.run import Backend, LaunchOptions
+from qsm.training.group import Member
+
+
+class GroupLoop(NamedTuple):
+    """A loop, and what a person is shown of it."""
+
+    loop: Loop
+    devices: str
+    memory: str
+
+
+@processes.barrier()
+def build_loop(
+    agent_name: str,
+    task_name: str,
+    members: Sequence[Member],
+    launch: LaunchOptions,
+    simulators: Simulators = SIMULATORS,
+) -> GroupLoop:
+    """The loop of `members`, their environments and their agents.
+
+    Raises:
+      UserError: an option that the task, the agent or the devices here cannot take, or too little memory.
+    """
+    config, agent_config = members[0].config, members[0].agent_config
+    seeds = [member.config.seed for member in members]
+    try:
+        check_counts(members[0], launch.backend)
+        runtime.set_precision(config.matmul_precision)
+        # All environments are made with the training seed, for it draws the system itself in lqr; episodes are
+        # reseeded.
+        task = Task(task_name, launch.backend, config.action_repeat, config.seed, simulators)
+        agents = [task.agent(agent_name, member.agent_config) for member in members]
+        placement = Placement(launch.num_devices, len(members), config.num_envs, agent_config.batch_size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    learner = Learner(agents, task.spec, seeds, config.replay_capacity, config.num_envs, placement)
+    if launch.backend == "mjx":
+        loop = DeviceLoop(learner, task.vector(config.num_envs), config)
+        return GroupLoop(loop, placement.describe(), memory.check(learner, loop.nbytes()))
+    needed = memory.check(learner, 0)
+    training = [task.host(seed) for seed in seeds]
+    evaluation = [[task.host(seed) for _ in range(config.eval_episodes)] for seed in seeds]
+    return GroupLoop(HostLoop(learner, training, evaluation, config), placement.describe(), needed)
+
+
+def check_counts(member: Member, backend: Backend) -> None:
+    """Raises ValueError for counts of which each is possible and that cannot learn together."""
+    config, agent = member.config, member.agent_config
+    if backend == "dm_control" and config.num_envs > 1:
+        raise ValueError(
+            f"num_envs is {config.num_envs}; dm_control steps one environment for each seed. Take "
+            "--num-seeds for more seeds, or --backend mjx for more environments"
+        )
+    schedule = Schedule.of(config, config.action_repeat, agent.n_step)
+    if schedule.random_steps >= config.steps:
+        raise ValueError(
+            f"steps is {config.steps}, but {config.num_envs} environments take {schedule.random_steps} steps before "
+            "the first update; train for longer or with fewer environments"
+        )
+    if schedule.updates_due(config.steps) >= 2**31:
+        raise ValueError(
+            f"replay_ratio is {config.replay_ratio}; over {config.steps} steps that is more than 2^31 updates"
+        )
+    smallest = memory.min_capacity(config.num_envs, agent.n_step)
+    if config.replay_capacity < smallest:
+        raise ValueError(
+            f"replay_capacity is {config.replay_capacity}; {config.num_envs} environments need {smallest} or more"
+        )
+    if agent.batch_size > config.replay_capacity:
+        raise ValueError(
+            f"batch_size is {agent.batch_size}, more than all that is remembered: replay_capacity is "
+            f"{config.replay_capacity}. Lower --batch-size or raise --replay-capacity"
+        )
