@@ -102,49 +102,60 @@ def render_episode(
         raise ValueError(
             f"actions is {actions.dtype} of shape {actions.shape}; it must be floating point [T, A], T > 0."
         )
-
+    request = {
+        "task": np.array(task),
+        "seed": np.array(seed),
+        "episode_seed": np.array(-1 if episode_seed is None else episode_seed),
+        "actions": actions,
+        "action_repeat": np.array(action_repeat),
+        "size": np.array([width, height]),
+        "camera": np.array(camera),
+    }
     failures = []
     with tempfile.TemporaryDirectory(prefix="render-") as folder:
-        request, result = pathlib.Path(folder, "request.npz"), pathlib.Path(folder, "result.npz")
-        video = pathlib.Path(folder, "video" + path.suffix.lower())
-        np.savez(
-            request,
-            task=np.array(task),
-            seed=np.array(seed),
-            episode_seed=np.array(-1 if episode_seed is None else episode_seed),
-            actions=actions,
-            action_repeat=np.array(action_repeat),
-            size=np.array([width, height]),
-            camera=np.array(camera),
-            video=np.array(str(video)),
-        )
         for backend in _BACKENDS:
-            child = subprocess.run(
-                [sys.executable, "-m", "envs.render", str(request), str(result)],
-                env=_child_environment(backend),
-                capture_output=True,
-                text=True,
-                errors="replace",
-            )
-            if child.returncode == 0:
-                shutil.move(video, path)
-                with np.load(result, allow_pickle=False) as answer:
-                    return Video(
-                        path=path,
-                        frames=int(answer["frames"]),
-                        frames_per_second=float(answer["frames_per_second"]),
-                        episode_return=float(answer["episode_return"]),
-                        backend=backend,
-                    )
-            # A driver that does not fit the machine often kills the process instead of reporting an error.
-            if child.returncode != _EXIT_NO_BACKEND and child.returncode >= 0:
-                raise RuntimeError(f"Rendering {task} with {backend} failed: {_last_line(child.stderr)}")
-            reason = _last_line(child.stderr) or f"killed by signal {-child.returncode}"
-            failures.append(f"{backend}: {reason}")
+            found = _draw(pathlib.Path(folder), request, path, backend)
+            if isinstance(found, Video):
+                return found
+            failures.append(f"{backend}: {found}")
     raise RenderingUnavailable(
         "No OpenGL backend can draw the video. Install one (on Debian or Ubuntu: apt-get install libegl1 "
         f"libosmesa6) and try again. {'; '.join(failures)}"
     )
+
+
+def _draw(
+    folder: pathlib.Path, request: Mapping[str, np.ndarray], path: pathlib.Path, backend: str
+) -> Video | str:
+    """The video of `request` at `path`, drawn by a child process; where `backend` does not work here, why.
+
+    Raises:
+        RuntimeError: the replay failed.
+    """
+    asked, result = folder / "request.npz", folder / "result.npz"
+    video = folder / f"video{path.suffix.lower()}"
+    np.savez(asked, allow_pickle=False, **request, video=np.array(str(video)))  # type: ignore[arg-type]
+    child = subprocess.run(
+        [sys.executable, "-m", "envs.render", str(asked), str(result)],
+        env=_child_environment(backend),
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if child.returncode == 0:
+        shutil.move(video, path)
+        with np.load(result, allow_pickle=False) as answer:
+            return Video(
+                path=path,
+                frames=int(answer["frames"]),
+                frames_per_second=float(answer["frames_per_second"]),
+                episode_return=float(answer["episode_return"]),
+                backend=backend,
+            )
+    # A driver that does not fit the machine often kills the process instead of reporting an error.
+    if child.returncode != _EXIT_NO_BACKEND and child.returncode >= 0:
+        raise RuntimeError(f"Rendering {request['task']} with {backend} failed: {_last_line(child.stderr)}")
+    return _last_line(child.stderr) or f"killed by signal {-child.returncode}"
 
 
 def _child_environment(backend: str) -> dict[str, str]:

@@ -158,7 +158,7 @@ def test_rows_that_were_saved_anew_replace_the_former():
 
     old, next_one = segment("1", 0, 4), segments.Segment("2.npz", "", (4, 5), (8, 8))
     assert segments.still_there([old, next_one], np.array([8, 8]), 100) == [old, next_one]
-    assert segments.still_there([old, next_one], np.array([8, 8]), 4) == [next_one]
+    assert segments.still_there([old, next_one], np.array([9, 9]), 4) == [next_one]
     # Revised, so that the whole buffer was saved: also where the ring has gone round meanwhile.
     for first in (0, 3):
         whole = segment("2", first, 8)
