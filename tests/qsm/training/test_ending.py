@@ -55,7 +55,9 @@ def test_a_run_that_was_frozen_is_named_and_the_others_finish():
 
 
 def test_where_all_were_frozen_there_is_nothing_to_play():
-    found = end(active=[], is_last=False, frozen={"seed 0": "diverged"}, newest_step=None)
+    found = end(
+        active=[], is_last=False, frozen={"seed 0": "diverged"}, problem="disk full", newest_step=None
+    )
     assert found.outcome == "diverged"
     assert len(found.lines) == 1
 

@@ -1,4 +1,4 @@
-"""Runs trained together leave what each leaves alone; one that diverges is held; the group goes on where it was."""
+"""Runs trained together leave what each leaves alone; one that diverges is frozen; the group goes on where it was."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_a_swept_value_is_what_it_is_alone(
     assert any(jax.tree.leaves(differs.critic.online.params))
 
 
-def test_one_that_diverges_is_held_and_the_others_go_on(
+def test_one_that_diverges_is_frozen_and_the_others_go_on(
     made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     runs = members(

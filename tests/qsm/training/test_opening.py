@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -15,13 +16,16 @@ import numpy as np
 import pytest
 
 from agents.sac import SAC, SACConfig
-from envs import dmc
 from envs.api import SimulationError, TimeStep
 from qsm.base.errors import UserError
+from qsm.learning.build import Simulators
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record import lock, tables
+from qsm.record.config_file import resolved_config
+from qsm.record.run_folder import RunDir
 from qsm.record.tables import read_csv
 from qsm.training.group import members
+from qsm.training.opening import open_runs, unfinished
 from qsm.training.train import Outcome, train
 from tests.probe_environments import ObservationReward
 
@@ -62,10 +66,8 @@ def run(
         made.append(Task(seed, at_step if len(made) < seeds else lambda task: None))
         return made[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dmc, "make_env", make)
-        group = members("sac", "probe", CONFIG, RunConfig(**(defaults | changes)), launch, root=root)
-        return train("sac", "probe", group, launch)
+    group = members("sac", "probe", CONFIG, RunConfig(**(defaults | changes)), launch, root=root)
+    return train("sac", "probe", group, launch, simulators=Simulators(make))
 
 
 def folder(root: Path, seed: int) -> Path:
@@ -121,6 +123,19 @@ def test_where_one_of_a_group_is_refused_none_is_made(tmp_path: Path):
         run(tmp_path)
     assert not folder(tmp_path, 0).exists()
     assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_another_process_has_just_finished_is_left_as_it_is(tmp_path: Path):
+    launch, config = LaunchOptions(), RunConfig(steps=40, random_steps=10)
+    group = members("sac", "probe", CONFIG, config, launch, root=tmp_path)
+    saved = resolved_config("sac", "probe", "dm_control", CONFIG, config)
+    RunDir.create_or_open(group[0].path, saved).write_status("finished", 40, 40)
+    before = content(tmp_path)
+    with contextlib.ExitStack() as stack, pytest.raises(UserError, match="just been finished by another"):
+        open_runs(stack, group, "sac", "probe", launch, [], fail)
+    assert content(tmp_path) == before
+    assert unfinished(group, "sac", "probe", launch) == []
+    assert unfinished(group, "sac", "probe", LaunchOptions(overwrite=True)) == group
 
 
 # ---- Nothing that was saved is lost ------------------------------------------------------------------------------
