@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from qsm.learning.loop import Loop
 from qsm.learning.programs import TrainState
-from qsm.learning.schedule import Counters
+from qsm.loops.loop import Loop
+from qsm.loops.schedule import Counters
 
 START = Counters(0, 0)
 

@@ -29,7 +29,7 @@ from qsm.data import segments
 from qsm.data.replay import Rows
 from qsm.data.segments import Segment
 from qsm.learning.learner import Learner
-from qsm.learning.schedule import Counters
+from qsm.loops.schedule import Counters
 from qsm.record.tables import WaitingRow
 
 _LOGGER = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from qsm.base.errors import first_line
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
 from qsm.checkpoints.orbax_manager import collected_errors
-from qsm.learning.schedule import Counters
+from qsm.loops.schedule import Counters
 
 
 class Saver:

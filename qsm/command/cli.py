@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import agents
-import qsm
 from qsm.base.errors import UserError, check_words, first_line, nearest
+from qsm.base.version import __version__
 from qsm.command import bench, output, show, train
 from qsm.record.status import EXIT_STATUS, MISTAKE
 
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         print("\nexample: qsm train qsm cheetah-run --seed 3 --steps 1e6")
         return 0
     if name == "--version":
-        print(f"qsm {qsm.__version__}")
+        print(f"qsm {__version__}")
         return 0
     if name not in COMMANDS:
         if name in agents.AGENTS:

@@ -1,1 +1,1 @@
-"""The compiled programs of S seeds, and the loops that drive them."""
+"""What one seed computes, compiled for S seeds, and where its arrays lie."""

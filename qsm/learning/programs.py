@@ -1,6 +1,6 @@
 """What one seed computes: act, store, sample, update, revise. Pure, un-jitted, and without an axis of seeds.
 
-`qsm.learning.learner` and `qsm.learning.device_loop` compile these for S seeds. Knows no algorithm by name.
+`qsm.learning.learner` and `qsm.loops.device_loop` compile these for S seeds. Knows no algorithm by name.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from qsm.base.errors import UserError
 from qsm.checkpoints.selection import NEWEST, Which, restore_policy
 from qsm.devices import runtime
 from qsm.learning.build import SIMULATORS, Simulators, build
-from qsm.learning.evaluate import Evaluation, episode_seed, evaluate
 from qsm.learning.learner import Learner
+from qsm.loops.evaluate import Evaluation, episode_seed, evaluate
 from qsm.options.run import Backend
 from qsm.record.find import load_run
 from qsm.record.run_folder import RunDir
@@ -131,7 +131,7 @@ class _Player:
         # One step past any of training, so that these episodes are not those of the curve.
         step = self.step + 1
         if backend == "mjx":
-            from qsm.learning.device_evaluate import DevicePlayer
+            from qsm.loops.device_evaluate import DevicePlayer
 
             (result,) = DevicePlayer(learner, task.vector(self._episodes))(self._agents, step)
         else:

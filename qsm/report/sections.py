@@ -7,9 +7,9 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-import qsm
 from qsm.base.errors import UserError
 from qsm.base.text import count
+from qsm.base.version import __version__
 from qsm.record.run_folder import now
 from qsm.report import run_sections, score_sections
 from qsm.report import settings as agent_settings
@@ -80,7 +80,7 @@ def _head(results: Sequence[Result]) -> tuple[str, str]:
     title = f"{count(len(agents), 'agent')} on {count(len(tasks), 'task')}" if len(results) > 1 else "One run"
     collected = datetime.datetime.fromisoformat(now()).strftime("%Y-%m-%d %H:%M %Z")
     return title, (
-        f"<p>{count(len(results), 'run')}, collected {html.escape(collected)} by qsm {qsm.__version__}. Returns are "
+        f"<p>{count(len(results), 'run')}, collected {html.escape(collected)} by qsm {__version__}. Returns are "
         "undiscounted means over the episodes of an evaluation; an episode yields at most 1,000. Bands and intervals "
         f"are percentile intervals (95 %) of the bootstrap over seeds, stratified by task ({RESAMPLES:,} resamples). "
         "Over tasks, every task weighs the same, however many seeds it has: a run of a task with n seeds has the "

@@ -14,7 +14,7 @@ import numpy as np
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
 from qsm.checkpoints.saver import Saver
 from qsm.learning.learner import Learner, TrainState
-from qsm.learning.schedule import Counters
+from qsm.loops.schedule import Counters
 from qsm.speed.limits import SPEC, full_replay
 
 

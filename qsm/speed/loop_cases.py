@@ -12,15 +12,15 @@ import numpy as np
 
 from envs.api import Arrival, DeviceEnvironment, HostEnvironment
 from envs.vector import VectorEnvironment
-from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner
-from qsm.learning.schedule import Counters
+from qsm.loops.host_loop import HostLoop
+from qsm.loops.schedule import Counters
 from qsm.options.run import RunConfig
 from qsm.speed.cases import Sizes, TimedCase
 from qsm.speed.limits import program_bytes, still
 
 if TYPE_CHECKING:
-    from qsm.learning.device_loop import DeviceLoop
+    from qsm.loops.device_loop import DeviceLoop
 
 
 def make_host_env(task: str, seed: int) -> HostEnvironment:
@@ -108,7 +108,7 @@ class DeviceCase(TimedCase):
         replay_ratio: str,
         environment: DeviceEnvironment,
     ) -> None:
-        device_loop: Any = importlib.import_module("qsm.learning.device_loop")  # brings psutil and filelock
+        device_loop: Any = importlib.import_module("qsm.loops.device_loop")  # brings psutil and filelock
         self.name, self.max_units = name, device_loop.CHUNK
         vector = VectorEnvironment(environment, num_envs)
         self.spec = spec = vector.spec

@@ -36,7 +36,6 @@ from typing import Any, get_args
 
 import jax
 
-import qsm
 from envs.api import DeviceEnvironment
 from qsm.options.run import MatmulPrecision
 from qsm.speed import cases, limits, loop_cases

@@ -9,12 +9,12 @@ from qsm.base.errors import UserError
 from qsm.devices import processes, runtime
 from qsm.learning import memory
 from qsm.learning.build import SIMULATORS, Simulators, Task
-from qsm.learning.device_loop import DeviceLoop
-from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner
-from qsm.learning.loop import Loop
 from qsm.learning.placement import Placement
-from qsm.learning.schedule import Schedule
+from qsm.loops.device_loop import DeviceLoop
+from qsm.loops.host_loop import HostLoop
+from qsm.loops.loop import Loop
+from qsm.loops.schedule import Schedule
 from qsm.options.run import Backend, LaunchOptions
 from qsm.training.group import Member
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from qsm.learning.learner import FAILURE_RATE, Means, TrainState
-from qsm.learning.loop import Loop
-from qsm.learning.schedule import Counters
+from qsm.loops.loop import Loop
+from qsm.loops.schedule import Counters
 from qsm.training import diagnosis
 from qsm.training.group import Group
 

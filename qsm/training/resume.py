@@ -12,8 +12,8 @@ from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import Saved
 from qsm.devices import processes
 from qsm.learning.learner import TrainState
-from qsm.learning.loop import Loop
-from qsm.learning.schedule import Counters
+from qsm.loops.loop import Loop
+from qsm.loops.schedule import Counters
 from qsm.record.run_folder import RunDir
 from qsm.record.tables import WaitingRow
 from qsm.training.group import Group

@@ -18,8 +18,8 @@ from qsm.checkpoints.checkpoint import Saved
 from qsm.checkpoints.saver import Saver
 from qsm.devices import processes
 from qsm.learning.learner import TrainState
-from qsm.learning.loop import Loop
-from qsm.learning.schedule import Counters, Event
+from qsm.loops.loop import Loop
+from qsm.loops.schedule import Counters, Event
 from qsm.record.metrics import MetricWriter
 from qsm.record.status import Outcome
 from qsm.record.tables import read_csv

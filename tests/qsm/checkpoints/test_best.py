@@ -17,7 +17,7 @@ from qsm.checkpoints.best import BestPolicies, kept_steps
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
 from qsm.checkpoints.selection import restore_policy
 from qsm.learning.learner import Learner
-from qsm.learning.schedule import Counters
+from qsm.loops.schedule import Counters
 from tests.tally_agent import TallyAgent, TallyState
 
 SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, action_repeat=1)

@@ -18,7 +18,7 @@ from qsm.base.files import read_json, write_json
 from qsm.checkpoints import checkpoint, integrity
 from qsm.checkpoints.checkpoint import KEPT, Checkpoints, Saved
 from qsm.learning.learner import Learner, TrainState
-from qsm.learning.schedule import Counters
+from qsm.loops.schedule import Counters
 from tests.arrivals import arrival, stored
 from tests.tally_agent import TallyAgent
 

@@ -19,6 +19,7 @@ import pytest
 import agents
 from envs.api import SimulationError
 from qsm.base.errors import UserError
+from qsm.base.version import __version__
 from qsm.command import cli
 from qsm.options import kinds
 from qsm.options.commands import OutputOptions
@@ -239,7 +240,7 @@ def test_train_help_and_agents_list_the_agents(qsm):
 
 
 def test_version(qsm):
-    assert qsm("--version")[1] == f"qsm {cli.qsm.__version__}\n"
+    assert qsm("--version")[1] == f"qsm {__version__}\n"
 
 
 def test_tasks_are_one_a_line_in_a_pipe_and_in_columns_on_a_terminal(qsm, monkeypatch):

@@ -11,12 +11,12 @@ import pytest
 
 from agents.sac import SAC, SACConfig
 from envs.vector import VectorEnvironment
-from qsm.learning.device_loop import DeviceLoop
 from qsm.learning.learner import Learner
 from qsm.learning.placement import Placement
 from qsm.learning.programs import TrainState
-from qsm.learning.schedule import Counters
 from qsm.learning.seeds import CPU_SEEDS, each_seed
+from qsm.loops.device_loop import DeviceLoop
+from qsm.loops.schedule import Counters
 from qsm.options.run import RunConfig
 from tests.probe_device_environments import ActionReward
 

@@ -20,8 +20,8 @@ from envs import dmc, mjx, render
 from envs.api import DeviceState
 from qsm.base.errors import UserError
 from qsm.checkpoints.checkpoint import Checkpoints, Saved
-from qsm.learning.evaluate import episode_seed
-from qsm.learning.schedule import Counters
+from qsm.loops.evaluate import episode_seed
+from qsm.loops.schedule import Counters
 from qsm.options.run import Backend, RunConfig
 from qsm.policies.play import play
 from qsm.record.config_file import resolved_config

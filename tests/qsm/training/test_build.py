@@ -10,8 +10,8 @@ import pytest
 from agents.sac import SAC, SACConfig
 from qsm.base.errors import UserError
 from qsm.learning.build import Simulators
-from qsm.learning.device_loop import DeviceLoop
-from qsm.learning.host_loop import HostLoop
+from qsm.loops.device_loop import DeviceLoop
+from qsm.loops.host_loop import HostLoop
 from qsm.options.run import Backend, LaunchOptions, RunConfig
 from qsm.training.build import build_loop, check_counts
 from qsm.training.group import Member, members

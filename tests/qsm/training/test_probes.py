@@ -18,8 +18,8 @@ import pytest
 import agents
 from agents.api import Agent
 from envs.api import HostEnvironment
-from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner
+from qsm.loops.host_loop import HostLoop
 from qsm.options.run import RunConfig
 from tests.probe_environments import (
     ActionReward,

@@ -31,9 +31,9 @@ from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS, Rows
 from qsm.data.segments import Segment
 from qsm.learning.build import Simulators
-from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner, TrainState
-from qsm.learning.schedule import Counters, updates_due
+from qsm.loops.host_loop import HostLoop
+from qsm.loops.schedule import Counters, updates_due
 from qsm.options.run import RunConfig
 from qsm.record.status import Outcome
 from qsm.record.tables import read_csv, read_table

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from envs.api import Arrival, HostEnvironment, SimulationError, StepType, TimeStep, time_step
-from qsm.learning.evaluate import Evaluation, evaluate
 from qsm.learning.learner import Learner
 from qsm.learning.programs import TrainState
-from qsm.learning.schedule import Counters, Schedule
+from qsm.loops.evaluate import Evaluation, evaluate
+from qsm.loops.schedule import Counters, Schedule
 from qsm.options.run import RunConfig
 
 ACTION = "next_action"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from envs.api import EnvSpec, StepType, TimeStep, time_step
-from qsm.learning.evaluate import Evaluation, episode_seed, evaluate
 from qsm.learning.learner import Learner
+from qsm.loops.evaluate import Evaluation, episode_seed, evaluate
 from tests.tally_agent import TallyAgent
 
 SPEC = EnvSpec("scripted", observation_size=1, action_size=1, episode_steps=10, action_repeat=1)

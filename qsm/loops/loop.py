@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from qsm.learning.evaluate import Evaluation
 from qsm.learning.learner import Learner
 from qsm.learning.programs import TrainState
-from qsm.learning.schedule import Counters, Schedule
+from qsm.loops.evaluate import Evaluation
+from qsm.loops.schedule import Counters, Schedule
 
 
 class Loop(Protocol):

@@ -12,11 +12,11 @@ import pytest
 from agents.parts.types import Mode
 from envs.api import DeviceState, StepType
 from envs.vector import VectorEnvironment
-from qsm.learning.device_evaluate import DevicePlayer
-from qsm.learning.device_loop import CHUNK, DeviceLoop, Pace
 from qsm.learning.learner import Learner
 from qsm.learning.programs import FAILURE_RATE, TrainState
-from qsm.learning.schedule import Counters
+from qsm.loops.device_evaluate import DevicePlayer
+from qsm.loops.device_loop import CHUNK, DeviceLoop, Pace
+from qsm.loops.schedule import Counters
 from qsm.options.run import RunConfig
 from tests.arrivals import stored
 from tests.probe_device_environments import Counter

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from envs.api import StepType
-from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner
 from qsm.learning.programs import TrainState
+from qsm.loops.host_loop import HostLoop
 from qsm.options.run import RunConfig
 from tests.arrivals import arrival
 from tests.probe_environments import TruncatedReward

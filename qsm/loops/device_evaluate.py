@@ -11,9 +11,9 @@ import numpy as np
 from envs.api import StepType
 from envs.vector import VectorEnvironment
 from qsm.learning import programs
-from qsm.learning.evaluate import Evaluation
 from qsm.learning.learner import Learner
 from qsm.learning.seeds import each_seed
+from qsm.loops.evaluate import Evaluation
 
 
 class DevicePlayer:

@@ -17,13 +17,13 @@ import numpy as np
 from envs.api import Arrival
 from envs.vector import VectorEnvironment, VectorState
 from qsm.learning import programs
-from qsm.learning.device_evaluate import DevicePlayer
-from qsm.learning.evaluate import Evaluation
 from qsm.learning.keys import Streams
 from qsm.learning.learner import Learner
 from qsm.learning.memory import size_of
 from qsm.learning.programs import TrainState
-from qsm.learning.schedule import Counters, Schedule
+from qsm.loops.device_evaluate import DevicePlayer
+from qsm.loops.evaluate import Evaluation
+from qsm.loops.schedule import Counters, Schedule
 from qsm.options.run import RunConfig
 
 CHUNK = 1024

@@ -10,10 +10,10 @@ import pytest
 
 from envs.api import SimulationError, StepType, TimeStep
 from envs.vector import VectorEnvironment
-from qsm.learning.device_loop import DeviceLoop
-from qsm.learning.host_loop import HostLoop
 from qsm.learning.learner import Learner
 from qsm.learning.programs import TrainState
+from qsm.loops.device_loop import DeviceLoop
+from qsm.loops.host_loop import HostLoop
 from qsm.options.run import RunConfig
 from tests.arrivals import stored
 from tests.probe_device_environments import Counter

@@ -19,7 +19,7 @@ from envs.api import DeviceState
 from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.data import replay
 from qsm.learning.learner import Learner
-from qsm.learning.schedule import Counters
+from qsm.loops.schedule import Counters
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.tables import read_csv
 from qsm.training.group import members
