@@ -106,12 +106,15 @@ class SAC(AgentBase):
         }
         return loss, (log_prob, metrics)
 
-    def temperature_loss(
-        self, log_temperature: jax.Array, log_prob: jax.Array, target_entropy_per_action: jax.Array
-    ) -> tuple[jax.Array, None]:
-        """alpha (entropy - target entropy), entropy = -mean log pi: entropy above its target lowers alpha."""
+    def temperature_gradient(
+        self, temperature: jax.Array, log_prob: jax.Array, target_entropy_per_action: jax.Array
+    ) -> jax.Array:
+        """d/d(log alpha) of alpha (entropy - target entropy): entropy, -mean log pi, above its target lowers alpha.
+
+        Written out: XLA rounds what it makes of the loss and `jax.grad` otherwise, and old runs went on by this.
+        """
         entropy = -log_prob.mean()
-        return jnp.exp(log_temperature) * (entropy - target_entropy_per_action * self.action_size), None
+        return temperature * (entropy - target_entropy_per_action * self.action_size)
 
     # ---- Learning -----------------------------------------------------------------------------------------------
 
@@ -134,13 +137,8 @@ class SAC(AgentBase):
             batch.observation,
             actor_key,
         )
-        log_temperature, _ = optimizer.descend(
-            self.temperature_loss,
-            state.log_temperature,
-            hyper["temperature_learning_rate"],
-            log_prob,
-            hyper["target_entropy_per_action"],
-        )
+        gradient = self.temperature_gradient(temperature, log_prob, hyper["target_entropy_per_action"])
+        log_temperature = optimizer.step(state.log_temperature, gradient, hyper["temperature_learning_rate"])
 
         metrics |= actor_metrics | {"actor/temperature": measure.mean(temperature)}
         critics = self.critic.follow(critics, hyper["target_rate"])

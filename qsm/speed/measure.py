@@ -175,7 +175,7 @@ def measure_processes(bench: Bench) -> None:
         "qsm.speed.measure",
         *child_arguments(bench.options, bench.budget.left()),
     ]
-    path = os.pathsep.join([str(Path(qsm.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environ = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path.rstrip(os.pathsep)}
     started: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
