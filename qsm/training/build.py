@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qsm.base.errors import UserError
-from qsm.devices import processes, runtime
+from qsm.devices import processes
 from qsm.learning import memory
 from qsm.learning.build import SIMULATORS, Simulators, Task
 from qsm.learning.learner import Learner
@@ -44,7 +44,6 @@ def build_loop(
     seeds = [member.config.seed for member in members]
     try:
         check_counts(members[0], launch.backend)
-        runtime.set_precision(config.matmul_precision)
         # All environments are made with the training seed, for it draws the system itself in lqr; episodes are
         # reseeded.
         task = Task(task_name, launch.backend, config.action_repeat, config.seed, simulators)

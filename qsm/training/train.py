@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from qsm.base.text import shorten
-from qsm.devices import compilation_cache, processes
+from qsm.devices import compilation_cache, processes, runtime
 from qsm.learning.build import SIMULATORS, Simulators
 from qsm.options.run import LaunchOptions
 from qsm.record.status import Outcome
@@ -53,6 +53,7 @@ def train(
     members = unfinished(members, agent_name, task, launch)
     if not members:
         return "finished"
+    runtime.set_precision(members[0].config.matmul_precision)
     # Whether it fits is known before a folder is made.
     built = build_loop(agent_name, task, members, launch, simulators)
     with contextlib.ExitStack() as stack:
