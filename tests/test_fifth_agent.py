@@ -22,7 +22,6 @@ from qsm.policies import numpy_policy
 from tests.fifth_agent import ENTRY, NAME
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("--hidden-sizes", "8,8", "--batch-size", "8")
 RUN = RunConfig(
     steps=120, random_steps=50, eval_interval=60, eval_episodes=1, replay_capacity=1000, wandb="disabled"
 )
@@ -70,10 +69,3 @@ def test_every_command_knows_an_agent_of_one_file_and_one_line(
     assert cli.main(["report", str(tmp_path / "bench"), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "index.html").read_text()
     assert f"{NAME}@a" in page and f"{NAME}@b" in page
-
-
-def test_it_trains_beside_a_baseline_from_the_command_line(tmp_path: Path) -> None:
-    words = ["--steps", "60", "--random-steps", "20", "--eval-episodes", "1", "--wandb", "disabled"]
-    for agent in (NAME, "td3"):
-        assert cli.main(["train", agent, "cartpole-balance", *SMALL, *words, "--runs", str(tmp_path)]) == 0
-        assert (tmp_path / "dm_control" / "cartpole-balance" / agent / "seed_0" / "eval.csv").is_file()

@@ -33,8 +33,8 @@ class RunConfig:
     """Environments stepped together for each seed; one on dm_control."""
     action_repeat: int = 1
     """Control steps for which each action is repeated."""
-    random_elapsed: bool = True
-    """Begin the first episodes of mjx's environments part-way, at random, so that they do not all end together."""
+    random_elapsed: bool = False
+    """Begin the first episodes of mjx's environments part-way, at random; dm_control's begin at their beginning."""
     eval_interval: int = 5_000
     """Environment steps between evaluations; one more is made before the first step."""
     eval_episodes: int = 10
@@ -62,8 +62,6 @@ class RunConfig:
         "log_interval": (1, INFINITY),
         "checkpoint_interval": (1, INFINITY),
     }
-    former: ClassVar[dict[str, bool | int | float | str]] = {"random_elapsed": False}
-    """What options meant before they were there, where that is not their default: for the runs of former versions."""
 
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
@@ -102,12 +100,17 @@ class MjxRunConfig(RunConfig):
     """Updates per environment step: a whole number, fraction or decimal (2, 1/4, 0.5)."""
     num_envs: int = 128
     """Environments stepped together for each seed."""
+    random_elapsed: bool = True
+    """Begin the first episodes part-way, at random, so that the environments do not all end theirs together."""
     eval_interval: int = 50_000
     """Environment steps between evaluations; one more is made before the first step."""
     log_interval: int = 10_000
     """Environment steps between rows of training metrics."""
     checkpoint_interval: int = 250_000
     """Environment steps between checkpoints; one more is made at the end."""
+
+    former: ClassVar[dict[str, bool | int | float | str]] = {"random_elapsed": False}
+    """What options meant before they were there, where that is not their default: for the runs of former versions."""
 
 
 def run_config_class(backend: str) -> type[RunConfig]:

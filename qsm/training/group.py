@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qsm.base.errors import UserError, nearest
-from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.run_folder import RunDir
 from qsm.record.run_id import RunId
 from qsm.record.status import State
+
+if TYPE_CHECKING:
+    from qsm.checkpoints.checkpoint import Checkpoints  # brings JAX, which the command line asks for later
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ import agents
 from envs.api import SimulationError
 from qsm.base.errors import UserError
 from qsm.base.version import __version__
+from qsm.checkpoints.selection import NEWEST
 from qsm.command import cli
 from qsm.options import kinds
 from qsm.options.commands import OutputOptions
@@ -272,7 +273,7 @@ def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "qsm.policies.play", module)
     status, out, _ = qsm("eval", str(tmp_path), "--episodes", "3", "--video", "a.mp4", "--eval-samples", "4")
     assert status == 0
-    assert calls == [(tmp_path, 3, 0, 4, Path("a.mp4"), None)]
+    assert calls == [(tmp_path, 3, 0, 4, Path("a.mp4"), None, NEWEST)]
     assert out == "return_mean  812.3\nepisodes     3\n"
 
 

@@ -236,7 +236,6 @@ def test_any_description_of_a_policy(tmp_path: Path, changes: dict, options: dic
         loaded = policy.load_policy(file)
     except UserError as error:
         assert str(file) in str(error) and len(str(error).splitlines()) == 1
-        assert json.dumps(description) != json.dumps(DESCRIPTION)
         return
     assert type(loaded.description.format) is int and loaded.description.format == numpy_policy.FORMAT
 

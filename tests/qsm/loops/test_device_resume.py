@@ -124,6 +124,8 @@ def test_a_run_that_was_stopped_and_one_that_failed_go_on_from_the_disk_bit_for_
         assert [row["step"] for row in table(one / "eval.csv")] == [0, 600, 1200]
         jax.tree.map(np.testing.assert_array_equal, left(one), left(other))
     agent, buffer, _, _, counters = left(run)
-    assert counters == Counters(1200, (1200 - 100) // 16) == Counters(1200, agent.critic_optimizer.count)
+    assert (
+        counters == Counters(1200, (1200 - 100) // 16) == Counters(1200, agent.critic.online.optimizer.count)
+    )
     # Each of the 300 ticks is a row, and so is the start of each episode.
     assert (buffer.written > 300).all() and np.unique(buffer.written).size > 1

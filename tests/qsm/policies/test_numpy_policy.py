@@ -92,7 +92,8 @@ import importlib.abc, sys
 
 class Nothing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        allowed = ("qsm", "qsm.policies", "qsm.policies.numpy_policy", "qsm.policies.numpy_operations")
+        allowed = ("qsm", "qsm.base", "qsm.base.version", "qsm.policies")
+        allowed += ("qsm.policies.numpy_policy", "qsm.policies.numpy_operations")
         first = name.partition(".")[0]
         if name not in allowed and first != "numpy" and first not in sys.stdlib_module_names:
             raise ImportError(f"{name} is not to be had here")

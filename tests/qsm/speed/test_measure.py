@@ -150,7 +150,8 @@ def test_the_bytes_of_a_program_are_those_at_its_precision(monkeypatch: pytest.M
 def test_what_is_not_installed_is_skipped_and_no_failure(
     fake: type[Fake], measure: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "envs.dmc", raising=False)
+    for module in ("envs.dmc", "envs.headless"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("dm_control", "mujoco.mjx"):
         monkeypatch.setitem(sys.modules, module, None)
     report = measure("--parts device host processes agents seeds")

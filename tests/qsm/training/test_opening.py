@@ -265,7 +265,9 @@ def test_parameters_that_are_not_finite_are_never_saved(
         wrong = np.float32(1.0) / (
             step != at - 11
         )  # inf in the update that `at` makes due, the last before it
-        return new._replace(critic=jax.tree.map(lambda leaf: leaf * wrong, new.critic)), metrics
+        return new._replace(
+            critic=jax.tree.map(lambda leaf: leaf * wrong if leaf.dtype == np.float32 else leaf, new.critic)
+        ), metrics
 
     monkeypatch.setattr(SAC, "update", poison)
     assert run(tmp_path, seeds=1) == "diverged"
