@@ -63,6 +63,9 @@ class RunConfig:
         "checkpoint_interval": (1, INFINITY),
     }
 
+    former: ClassVar[dict[str, bool | int | float | str]] = {}
+    """What options meant before they were there, where that is not their default: for the runs of former versions."""
+
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
         self.updates_per_step  # noqa: B018  (parsed here so that a bad value is answered at once)
@@ -109,8 +112,7 @@ class MjxRunConfig(RunConfig):
     checkpoint_interval: int = 250_000
     """Environment steps between checkpoints; one more is made at the end."""
 
-    former: ClassVar[dict[str, bool | int | float | str]] = {"random_elapsed": False}
-    """What options meant before they were there, where that is not their default: for the runs of former versions."""
+    former: ClassVar[dict[str, bool | int | float | str]] = RunConfig.former | {"random_elapsed": False}
 
 
 def run_config_class(backend: str) -> type[RunConfig]:
