@@ -90,7 +90,9 @@ def evaluated_actions(name: str, state: Any) -> np.ndarray:
     return np.asarray(act(state, np.zeros((256, 1), np.float32), jax.random.key(0)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "qsm-clean" else name for name in NAMES]
+)
 def test_constant_reward(name: str):
     state = solve(name, ConstantReward(), num_updates=500)
     np.testing.assert_allclose(values(name, state, 0.0), 1.0, atol=0.1)
