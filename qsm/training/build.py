@@ -69,6 +69,10 @@ def check_counts(member: Member, backend: Backend) -> None:
             f"num_envs is {config.num_envs}; dm_control steps one environment for each seed. Take "
             "--num-seeds for more seeds, or --backend mjx for more environments"
         )
+    if backend == "dm_control" and config.random_elapsed:
+        raise ValueError(
+            "random_elapsed is on; dm_control's episodes begin at their beginning. Leave it out, or add --backend mjx"
+        )
     schedule = Schedule.of(config, config.action_repeat, agent.n_step)
     if schedule.random_steps >= config.steps:
         raise ValueError(

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 DEFAULT_FILES = ("agents", "qsm/data/replay.py")
 ALL_AGENTS = ("tests/agents/test_contract.py",)
 """Tests that hold every file of `agents/` to what agents promise, where they are there."""
-LEFT_OUT = (".git", ".venv", "runs", "results", "docs", "__pycache__", "node_modules", ".pytest_cache")
+LEFT_OUT = (".git", ".venv", "runs", "results", "__pycache__", "node_modules", ".pytest_cache")
 COMPILED = Path(".pytest_cache/xla")
 """Where tests/conftest.py keeps compiled programs."""
 SLOWER, AT_LEAST = 5.0, 60.0

@@ -28,6 +28,7 @@ def member(agent: dict[str, Any] | None = None, **options: Any) -> Member:
     ("agent", "options", "backend", "message"),
     [
         ({}, {"num_envs": 2}, "dm_control", "num_envs is 2; dm_control steps one environment for each seed"),
+        ({}, {"random_elapsed": True}, "dm_control", "random_elapsed is on; dm_control's episodes begin at"),
         ({"n_step": 5}, {"num_envs": 20}, "mjx", "20 environments take 100 steps before the first update"),
         ({}, {"steps": 2**31 - 1, "replay_ratio": "1024"}, "mjx", r"more than 2\^31 updates"),
         ({}, {"num_envs": 400, "steps": 2000}, "mjx", "400 environments need 1200 or more"),
