@@ -1,4 +1,4 @@
-"""Every test runs on the CPU, with JAX's checks of keys and shapes on, and without a clock in its verdict."""
+"""Every test runs on the CPU, with JAX's checks of shapes on, and without a clock in its verdict."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Whatever terminal starts the tests: rich draws nothing live on one that calls itself dumb.
 os.environ["TERM"] = "xterm-256color"
 # Most of these tests' time is compilation, and most programs are compiled by many of them: kept from test to test and
-# from run to run, for each test process by itself, as JAX locks no cache without a bound. `make clean` removes it.
-_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
+# from run to run, for all test processes and the trainings that they start. `make clean` removes it.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "home")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Eight devices for the tests of sharding. One thread a program, for several test processes share the cores, and a
-# pool that waits for a core costs more than it gains. The former fusion emitters compile in less than half the time of
-# those that jaxlib 0.10.2 has by default. (Compiling without optimisation is quick as well, but SAC's samples then come
-# out as NaN now and then.)
+# pool that waits for a core costs more than it gains. The former fusion emitters and little optimisation compile in
+# less than half the time of the defaults of jaxlib 0.10.2. (No optimisation at all is quicker still, but SAC's samples
+# then came out as NaN now and then.)
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_multi_thread_eigen=false",
         "--xla_cpu_use_fusion_emitters=false",
+        "--xla_backend_optimization_level=1",
     ]
 )
 
-import hypothesis  # noqa: E402
-import jax  # noqa: E402
+import hypothesis
+import jax
 
-jax.config.update("jax_debug_key_reuse", True)
+from qsm.devices import compilation_cache
+
+compilation_cache.use_cache()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # As every run sets it, so that a test that trains does not have the programs of later ones traced anew.
 jax.config.update("jax_default_matmul_precision", "float32")

@@ -19,9 +19,10 @@ from jax._src import compilation_cache as jax_cache
 from jax._src.compilation_cache_interface import CacheInterface
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+MIN_SECONDS_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 CACHE_BYTES = 2 << 30
 MIN_COMPILE_SECONDS = 0.5
-"""Programs that compile faster are not kept."""
+"""Programs that compile faster are not kept, unless MIN_SECONDS_VARIABLE says otherwise."""
 SUFFIX, UNFINISHED = ".program", ".part"
 FORMER = ("*-cache", "*-atime")
 """What JAX's own bounded cache has left in the same folder."""
@@ -54,7 +55,8 @@ def use_cache() -> str | None:
     # JAX asks this function for its cache when it compiles for the first time; there is no public way to give it one.
     jax_cache.get_file_cache = open_cache
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+    if not os.environ.get(MIN_SECONDS_VARIABLE):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     return None
 
 

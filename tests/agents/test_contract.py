@@ -27,6 +27,7 @@ from tests.agents.analytic import (
     update,
     with_hyperparameters,
 )
+from tests.keys import check_keys
 
 NAMES = list(agents.AGENTS)
 MODES = ("explore", "evaluate")
@@ -115,18 +116,26 @@ def test_jit_changes_nothing(name: str):
         np.testing.assert_allclose(acted, jitted, rtol=1e-4, atol=1e-5)
 
 
-def test_every_program_here_is_traced_with_the_checker_of_keys():
-    """So that a key that an agent uses twice fails each of these tests."""
-    assert jax.config.jax_debug_key_reuse  # type: ignore[attr-defined]
+@every_agent
+def test_no_key_is_used_twice(name: str):
+    agent = small_agent(name)
+    state, batch, key = initial(agent), small_batch(0), jax.random.key(1)
+    check_keys(agent.init, key)
+    check_keys(agent.update, state, batch, key, jnp.asarray(1))
+    for mode in MODES:
+        check_keys(functools.partial(agent.act, mode=mode), state, batch.observation, key)
 
+
+def test_a_key_that_an_agent_uses_twice_is_found():
     class Twice(type(small_agent("sac"))):
         def act(self, state: Any, observation: jax.Array, key: jax.Array, *, mode: Any) -> jax.Array:
             again = jax.random.normal(key, (observation.shape[0], 1))
             return super().act(state, observation, key, mode=mode) + again
 
     agent = Twice(small_agent("sac").config, OBSERVATION_SIZE, ACTION_SIZE)
+    act = functools.partial(agent.act, mode="explore")
     with pytest.raises(jax.errors.KeyReuseError):
-        act(agent, "explore")(initial(agent), small_batch(0).observation, jax.random.key(0))
+        check_keys(act, initial(agent), small_batch(0).observation, jax.random.key(0))
 
 
 # ---- Hyperparameters ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -21,6 +22,7 @@ from qsm.learning.keys import Streams, make_streams
 from qsm.learning.learner import Learner, Means
 from qsm.learning.programs import FAILURE_RATE, FINITE, TrainState
 from tests.arrivals import arrival
+from tests.keys import check_keys
 from tests.tally_agent import TallyAgent
 
 SPEC = EnvSpec("probe", observation_size=2, action_size=1, episode_steps=3, action_repeat=1)
@@ -65,6 +67,22 @@ def filled(learner: Learner, num_ticks: int = 8) -> TrainState:
 
 def small_sac() -> Agent:
     return agents.make_agent("sac", 2, 1, hidden_sizes=(8,), batch_size=8)
+
+
+# ---- Keys --------------------------------------------------------------------------------------------------------
+
+
+def test_no_key_is_used_twice():
+    learner = Learner(small_sac(), SPEC, (0, 1), capacity=20)
+    state, streams, number = learner.init(), learner.streams, np.int32(1)
+    one = arrival(StepType.MID, 0, 0, size=SPEC.observation_size)
+    here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), one)
+    action = np.zeros((2, 1, SPEC.action_size), np.float32)
+    check_keys(learner.learn_seeds, state, streams, action, here, number, number, learner.active)
+    for mode in ("explore", "evaluate"):
+        act = functools.partial(programs.act, learner.agent, SPEC.action_size, mode)
+        stream, agents_state = jax.tree.map(lambda leaf: leaf[0], (streams.explore, state.agent))
+        check_keys(act, stream, agents_state, here.first.observation[0], number, number, jnp.zeros((), bool))
 
 
 # ---- Compilation -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from qsm.loops.device_loop import CHUNK, DeviceLoop, Pace
 from qsm.loops.schedule import Counters
 from qsm.options.run import RunConfig
 from tests.arrivals import stored
+from tests.keys import check_keys
 from tests.probe_device_environments import Counter
 from tests.recorder import START, Recorder
 from tests.tally_agent import TallyAgent
@@ -68,6 +69,25 @@ def whole(loop: DeviceLoop) -> tuple[TrainState, Counters, Recorder]:
     recorder = Recorder()
     state, end = recorder.run(loop)
     return state, end, recorder
+
+
+def test_no_key_is_used_twice():
+    loop = make_loop((0, 5), random_elapsed=True)
+    learner, state, number = loop.learner, loop.begin(), np.int32(1)
+    one = jax.tree.map(lambda leaf: leaf[0], learner.streams)
+    check_keys(loop._reset_one, one)
+    check_keys(
+        loop._advance_seeds,
+        state,
+        learner.streams,
+        number,
+        number,
+        number,
+        np.ones(CHUNK, np.int32),
+        number,
+        learner.active,
+    )
+    check_keys(loop.player._play_one, one.evaluate, jax.tree.map(lambda leaf: leaf[0], state.agent), number)
 
 
 def test_events_and_updates_come_at_their_steps(whole: tuple[TrainState, Counters, Recorder]):
