@@ -2,7 +2,7 @@
 
 SEED ?= 0
 RUNS ?= runs
-TEST_ARGS ?= -n 2 --dist loadfile
+TEST_ARGS ?= -n 2 --dist worksteal
 TRAIN_ARGS ?= --steps 25_000 --random-steps 2_000 --eval-interval 2_500
 
 VENV := .venv

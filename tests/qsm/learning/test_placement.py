@@ -61,7 +61,7 @@ def close(one: Any, other: Any, rtol: float) -> None:
 @pytest.mark.parametrize(("seeds", "num_envs"), [(tuple(range(8)), 2), ((3,), 8)], ids=["seeds", "batch"])
 @pytest.mark.parametrize(
     ("x64", "rtol"),
-    [(False, 1e-4), (True, 1e-9)],
+    [pytest.param(False, 1e-4, marks=pytest.mark.slow), (True, 1e-9)],
     ids=["float32", "float64"],
 )
 def test_eight_devices_learn_what_one_learns(seeds: tuple[int, ...], num_envs: int, x64: bool, rtol: float):

@@ -30,7 +30,7 @@ def two_processes(backend: Backend, root: Path, stop_step: int = 0) -> list[tupl
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             # One device each.
-            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", ""),
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(index),
