@@ -58,8 +58,8 @@ def still(one: Any, other: Any) -> list[str]:
 def test_two_thousand_steps_from_the_command_line(tmp_path: Path):
     run = tmp_path / "run"
     command = ["train", "sac", TASK, "--steps", "2_000", "--random-steps", "500", "--wandb", "disabled"]
-    command += ["--eval-episodes", "2", "--replay-capacity", "1e4", "--hidden-sizes", "32,32", "--batch-size", "32"]
-    command += ["--run-dir", str(run)]
+    command += ["--eval-episodes", "2", "--replay-capacity", "1e4", "--run-dir", str(run)]
+    command += ["--hidden-sizes", "32,32", "--batch-size", "32"]
     done = qsm(*command)
     assert done.returncode == 0, done.stderr
     assert f"qsm eval {run}" in done.stdout
