@@ -51,15 +51,18 @@ class Critic(approximator.Approximator):
         """Q_i(s, a) `[E, B]`, differentiable by action and parameters."""
         return self.head.value(self.apply(params, observation, action))
 
+    @jax.named_scope("critic_value")
     def smallest_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
         """min_i Q_i(s, a) `[B]`."""
         return self.value(params, observation, action).min(axis=0)
 
+    @jax.named_scope("critic_value")
     def first_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
         """Q_1(s, a) `[B]` of the first member, without computing the others."""
         first = dataclasses.replace(self, network=self.network.clone(num_critics=1))
         return first.value(jax.tree.map(lambda leaf: leaf[:1], params), observation, action)[0]
 
+    @jax.named_scope("critic_action_gradient")
     def action_gradient(
         self, params: Any, observation: jax.Array, action: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -72,6 +75,7 @@ class Critic(approximator.Approximator):
         (_, value), gradient = jax.value_and_grad(total, has_aux=True)(action)
         return value, gradient
 
+    @jax.named_scope("critic_target")
     def target(
         self, state: CriticState, batch: Transition, next_action: jax.Array, bonus: jax.Array | None = None
     ) -> Target:
@@ -84,6 +88,7 @@ class Critic(approximator.Approximator):
         content = self.head.target(batch.reward, batch.discount, next_out, bonus)
         return Target(jax.lax.stop_gradient(content), self.head.value(next_out))
 
+    @jax.named_scope("critic_regress")
     def regress(
         self, state: CriticState, batch: Transition, target: Target, rate: float | jax.Array
     ) -> tuple[CriticState, jax.Array, Metrics]:

@@ -14,6 +14,7 @@ from agents.parts.approximator import Approximator
 class GaussianPolicy(Approximator):
     """Samples, densities and modes of a network that gives mean and log-std `[B, A]` before the tanh."""
 
+    @jax.named_scope("policy_sample")
     def sample(self, params: Any, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Reparametrized actions `[B, A]` and their log-probabilities `[B]`."""
         mean, log_std = self.apply(params, observation)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("action_noise")
 def perturb(
     action: jax.Array, std: float | jax.Array, key: jax.Array, bound: float | jax.Array | None = None
 ) -> jax.Array:

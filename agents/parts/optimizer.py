@@ -26,6 +26,7 @@ def start(params: Any) -> Learned:
     return Learned(params, _adam.init(params))
 
 
+@jax.named_scope("adam")
 def step(learned: Learned, gradient: Any, rate: float | jax.Array) -> Learned:
     """One step of Adam down `gradient`. The rate is an argument so that one program serves a sweep of it."""
     updates, optimizer = _adam.update(cast(Any, gradient), learned.optimizer)
@@ -41,6 +42,7 @@ def descend(
     return step(learned, gradient, rate), aside
 
 
+@jax.named_scope("polyak")
 def polyak(target: Tree, online: Tree, rate: float | jax.Array) -> Tree:
     """target + rate (online - target), leaf by leaf."""
     return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)

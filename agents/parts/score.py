@@ -63,6 +63,7 @@ class Denoiser(Approximator):
         )
         return self.init(key, observation, action, jnp.ones((1,), jnp.int32))
 
+    @jax.named_scope("sampler")
     def sample(
         self, params: Any, observation: jax.Array, key: jax.Array, **clips: float | jax.Array
     ) -> jax.Array:
@@ -83,6 +84,7 @@ class Denoiser(Approximator):
             params, encoded, levels[index][None], noised, method="denoise"
         )
 
+    @jax.named_scope("add_noise")
     def add_noise(self, action: jax.Array, key: jax.Array) -> Noised:
         """Noises actions `[B, A]` to uniform levels."""
         level_key, noise_key = jax.random.split(key)
@@ -90,6 +92,7 @@ class Denoiser(Approximator):
         noise = jax.random.normal(noise_key, action.shape)
         return Noised(diffusion.add_noise(self.schedule, action, level, noise), level, noise)
 
+    @jax.named_scope("score_loss")
     def loss(self, params: Any, observation: jax.Array, target: ScoreTarget) -> tuple[jax.Array, Metrics]:
         """Weighted squared error of the predicted noise, mean over batch and action components."""
         predicted = self.apply(params, observation, target.noised, target.level)
@@ -144,6 +147,7 @@ def best_of(
     return actions.reshape(-1, num_samples, actions.shape[-1])[rows, best]
 
 
+@jax.named_scope("spread")
 def spread(sample: Callable[[jax.Array], jax.Array], observation: jax.Array, step: jax.Array) -> Mean:
     """Std of the policy's actions within a state, mean over components; measured every SPREAD_INTERVAL updates."""
 

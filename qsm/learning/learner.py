@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents.api import Agent
-from agents.parts.types import Metrics, Mode, Transition
+from agents.parts.types import Mean, Metrics, Mode, Transition
 from envs.api import Arrival, EnvSpec
 from qsm.data import replay
 from qsm.data.replay import Replay, Rows
@@ -29,7 +29,7 @@ from qsm.learning import programs
 from qsm.learning.keys import Streams, make_streams
 from qsm.learning.placement import Placement
 from qsm.learning.programs import FAILURE_RATE, FINITE, TrainState
-from qsm.learning.seeds import each_seed
+from qsm.learning.seeds import each_seed, each_seed_alone
 
 __all__ = ["FAILURE_RATE", "Learner", "Means", "TrainState"]
 
@@ -221,9 +221,11 @@ class Learner:
         update = each_seed(functools.partial(programs.update, self.agent), (0, 0, 0, 0, None, 0))
         revise = jax.vmap(functools.partial(programs.revise, self.agent), in_axes=(0, 0, 0, 0, None, 0))
         revises = self.agent.sampling.revises
+        # What the loop carries has the shapes that its updates compute in, for else every array of it is copied.
+        together, apart = each_seed_alone(state.agent)
 
-        def body(i: jax.Array, carry: tuple[Any, Metrics, Any]) -> tuple[Any, Metrics, Any]:
-            agents, sums, revised = carry
+        def body(i: jax.Array, carry: tuple[Any, Mean, Any]) -> tuple[Any, Mean, Any]:
+            agents, sums, revised = together(carry[0]), together(carry[1]), carry[2]
             # A buffer that no update changes is not carried along: the loop reads it where it lies.
             buffer = revised if revises else state.replay
             count = first_update + i
@@ -231,12 +233,14 @@ class Learner:
             agents, sums = update(agents, sums, batch, streams.update, count, active)
             if revises:
                 revised = revise(agents, buffer, batch, streams.revise, count, active)
-            return agents, sums, revised
+            return apart(agents), apart(sums), revised
 
-        carry = (state.agent, state.metrics, state.replay if revises else ())
+        carry = (apart(state.agent), apart(programs.pack(state.metrics)), state.replay if revises else ())
         agents, sums, revised = jax.lax.fori_loop(0, num_updates, body, carry)
         buffer = revised if revises else state.replay
-        return self.placement.constrain(state._replace(agent=agents, metrics=sums, replay=buffer))
+        metrics = programs.unpack(together(sums), state.metrics)
+        state = state._replace(agent=together(agents), metrics=metrics, replay=buffer)
+        return self.placement.constrain(state)
 
     def _compile_act(self, mode: Mode) -> Any:
         axes = (0, 0, 0, None, None, None)

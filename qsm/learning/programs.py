@@ -52,6 +52,7 @@ def act(
     )
 
 
+@jax.named_scope("replay_store")
 def store(
     agent: Agent, state: TrainState, action: jax.Array, arrival: Arrival, active: jax.Array
 ) -> TrainState:
@@ -72,6 +73,7 @@ def store(
     return state._replace(agent=where_active(active, seen, state.agent), replay=buffer, metrics=sums)
 
 
+@jax.named_scope("replay_sample")
 def sample(
     agent: Agent,
     agent_state: Any,
@@ -88,20 +90,44 @@ def sample(
 def update(
     agent: Agent,
     agent_state: Any,
-    sums: Metrics,
+    sums: Mean,
     batch: Transition,
     stream: jax.Array,
     count: jax.Array,
     active: jax.Array,
-) -> tuple[Any, Metrics]:
-    """The `count`-th update, and the sums with its metrics; changes nothing unless `active`."""
+) -> tuple[Any, Mean]:
+    """The `count`-th update, and the sums, as `pack` has them, with its metrics; changes nothing unless `active`."""
     new_state, metrics = agent.update(agent_state, batch, jax.random.fold_in(stream, count), count)
-    added = jax.tree.map(jnp.add, {name: sums[name] for name in metrics}, metrics)
     is_finite = jnp.isfinite(jnp.stack([mean.total for mean in metrics.values()])).all()
-    finite = sums[FINITE]
-    so_far = is_finite & (finite.total == finite.count)
-    added[FINITE] = Mean(finite.total + so_far, finite.count + 1)
-    return where_active(active, (new_state, sums | added), (agent_state, sums))
+    names = packed_names(metrics)
+    at = names.index(FINITE)
+    so_far = is_finite & (sums.total[at] == sums.count[at])
+    none = jnp.zeros((), jnp.float32)
+    metrics |= {FAILURE_RATE: Mean(none, none), FINITE: Mean(so_far.astype(jnp.float32), none + 1)}
+    added = jax.tree.map(jnp.add, sums, pack(metrics))
+    return where_active(active, (new_state, added), (agent_state, sums))
+
+
+def packed_names(metrics: Metrics) -> list[str]:
+    """The order in which `pack` has the metrics of an agent and those of the loop."""
+    return sorted({*metrics, FAILURE_RATE, FINITE})
+
+
+def pack(sums: Metrics) -> Mean:
+    """Sums `[...]` of each metric as two arrays `[..., M]`: to add to them takes one operation for all and not M."""
+    rows = [sums[name] for name in packed_names(sums)]
+    return Mean(*(jnp.stack(values, axis=-1) for values in zip(*rows, strict=True)))
+
+
+def unpack(packed: Mean, like: Metrics) -> Metrics:
+    """The sums of each metric, of the types of `like`."""
+
+    def sums(i: int, mean: Mean) -> Mean:
+        return Mean(
+            packed.total[..., i].astype(mean.total.dtype), packed.count[..., i].astype(mean.count.dtype)
+        )
+
+    return {name: sums(i, like[name]) for i, name in enumerate(packed_names(like))}
 
 
 def revise(

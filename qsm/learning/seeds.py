@@ -47,3 +47,13 @@ def each_seed(program: Callable[..., Any], in_axes: tuple[int | None, ...]) -> C
         return jax.tree.map(lambda leaf: leaf.reshape(1, *leaf.shape), program(*alone))
 
     return programs
+
+
+def each_seed_alone(like: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Puts the leading axis of one seed back, and takes it off; both do nothing where `like` holds several."""
+    if jax.tree.leaves(like)[0].shape[0] > 1:
+        return (lambda tree: tree), (lambda tree: tree)
+    return (
+        lambda tree: jax.tree.map(lambda leaf: leaf.reshape(1, *leaf.shape), tree),
+        lambda tree: jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), tree),
+    )

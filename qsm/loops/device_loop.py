@@ -239,5 +239,7 @@ def _without_keys(tree: Any) -> Any:
 
 
 def _with_keys(tree: Any, template: Any) -> Any:
-    wrap = jax.random.wrap_key_data
-    return jax.tree.map(lambda leaf, like: wrap(leaf) if _is_key(like) else leaf, tree, template)
+    def convert(leaf: Any, like: Any) -> Any:
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
+
+    return jax.tree.map(convert, tree, template)

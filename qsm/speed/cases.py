@@ -15,7 +15,14 @@ from agents.parts.types import Transition
 from envs.api import Arrival, EnvSpec
 from qsm.learning.learner import Learner
 from qsm.options.run import MatmulPrecision
-from qsm.speed.limits import SPEC, full_replay_on_host, gflop_per_update, program_bytes, still
+from qsm.speed.limits import (
+    SPEC,
+    compiled_bytes,
+    full_replay_on_host,
+    gflop_per_update,
+    program_bytes,
+    still,
+)
 from qsm.speed.starts import Start, watch_compiler
 
 
@@ -163,12 +170,12 @@ class LearnCase(TimedCase):
         self.count += units
         return (time.perf_counter() - began) / units
 
-    def program_bytes(self) -> int | None:
+    def compiled(self) -> Any:
+        """The program that learns."""
         learner, number = self.learner, np.int32(1)
         # A program of the ambient precision would be another one.
         with jax.default_matmul_precision(self.precision):
-            return program_bytes(
-                learner._learn,
+            return learner._learn.lower(
                 self.state,
                 learner.streams,
                 self.action,
@@ -176,4 +183,7 @@ class LearnCase(TimedCase):
                 number,
                 number,
                 learner.active,
-            )
+            ).compile()
+
+    def program_bytes(self) -> int | None:
+        return compiled_bytes(self.compiled())

@@ -152,8 +152,13 @@ def gflop_per_update(agent: Any, observation_size: int, action_size: int) -> flo
 
 
 def program_bytes(program: Any, *arguments: Any) -> int | None:
-    """What a jitted program takes while it runs, as its compiler counts it: arguments, results, temporary arrays."""
-    found = program.lower(*arguments).compile().memory_analysis()
+    """`compiled_bytes` of a jitted program."""
+    return compiled_bytes(program.lower(*arguments).compile())
+
+
+def compiled_bytes(compiled: Any) -> int | None:
+    """What a program takes while it runs, as its compiler counts it: arguments, results, temporary arrays."""
+    found = compiled.memory_analysis()
     if found is None:
         return None
     sizes = (found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)

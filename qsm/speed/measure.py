@@ -1,18 +1,19 @@
 """Measures how fast training runs: over seeds, environments and agents, against limits measured in the same run.
 
-    python scripts/speed.py --output results/speed/NAME.json [--parts seeds precision device agents host processes]
+    python scripts/speed.py --output results/speed/NAME.json [--parts PART ...]
 
 - seeds: updates alone, of S seeds in one program.
 - precision: the same at each `--matmul-precision`, which a CPU does not heed.
+- waterfall: where the time of each agent's update goes, by the part that asked for each operation.
 - device: the device loop (MJX) of N environments, and of S seeds, beside the same ticks without updates.
 - agents: the whole host loop of each agent beside its bare update on a fixed batch.
 - host: the host loop (dm_control) of S seeds in one program.
 - processes: one process a core, each with one seed of the host loop, all at once.
 
-The parts seeds and precision, and the bare updates of agents, need jax, numpy, flax, optax and etils. The part device
-needs mujoco, mujoco-mjx, playground, psutil and filelock as well, the loops of agents, host and processes dm_control;
-none needs rich. What cannot be imported is skipped, as is what no longer fits into `--minutes`. What fails is
-recorded and the rest goes on; the exit status is then 1.
+The parts seeds, precision and waterfall, and the bare updates of agents, need jax, numpy, flax, optax and etils. The
+part device needs mujoco, mujoco-mjx, playground, psutil and filelock as well, the loops of agents, host and processes
+dm_control; none needs rich. What cannot be imported is skipped, as is what no longer fits into `--minutes`. What
+fails is recorded and the rest goes on; the exit status is then 1.
 
 What is compared takes turns in blocks, so that a drift of the machine's speed touches all alike; rates are medians over
 blocks, and ratios medians of ratios within a round. Where others slow the machine down for moments, `undisturbed` has
@@ -38,7 +39,7 @@ import jax
 
 from envs.api import DeviceEnvironment
 from qsm.options.run import MatmulPrecision
-from qsm.speed import cases, limits, loop_cases
+from qsm.speed import cases, limits, loop_cases, waterfall
 from qsm.speed.bench import Bench, Timed, fastest_tenth, find, ratio
 from qsm.speed.options import Options, parse
 from qsm.speed.report import Budget, OutOfTimeError, Report
@@ -235,6 +236,7 @@ MEASURES: dict[str, Callable[[Bench], None]] = {
     "limits": measure_limits,
     "seeds": lambda bench: measure_seeds(bench, "seeds", cases.LearnCase),
     "precision": measure_precision,
+    "waterfall": waterfall.measure,
     "device": measure_device,
     "agents": measure_agents,
     "host": measure_host,

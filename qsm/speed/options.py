@@ -9,8 +9,8 @@ from typing import Any
 
 from qsm.speed.cases import Sizes
 
-PARTS = ("seeds", "precision", "device", "agents", "host", "processes")
-"""In the order of what they need: a machine without a simulator has the first two."""
+PARTS = ("seeds", "precision", "waterfall", "device", "agents", "host", "processes")
+"""In the order of what they need: a machine without a simulator has the first three."""
 
 
 class Options(argparse.Namespace):
@@ -49,7 +49,11 @@ def parse(arguments: Sequence[str] | None, description: str | None = None) -> Op
         parser.add_argument(flag, default=default, type=kind, help=text, **more)
 
     add("--parts", list(PARTS), "what to measure, in this order", choices=PARTS, metavar="PART")
-    add("--agents", ["qsm", "qsm-clean", "sac", "td3"], "agents of the part `agents`, at their defaults")
+    add(
+        "--agents",
+        ["qsm", "qsm-clean", "sac", "td3"],
+        "agents of the parts `agents` and `waterfall`, at their defaults",
+    )
     add("--agent", "qsm", "agent of the other parts, at its defaults")
     add("--task", "cheetah-run", "task of the host loop; the parts that simulate nothing have its sizes")
     add("--device-task", "cartpole-swingup", "task of the device loop")

@@ -19,6 +19,7 @@ from qsm.base.files import replace_file
 from qsm.record.provenance import git_commit, package_versions, processor
 
 OURS = ("agents", "envs", "qsm")
+MAX_COLUMNS = 12
 
 
 class OutOfTimeError(Exception):
@@ -127,11 +128,13 @@ class Report:
             replace_file(self.output, (json.dumps(self.content, indent=1) + "\n").encode())
 
     def table(self, part: str) -> None:
-        """Prints the rows of `part`, a column for each."""
+        """Prints the rows of `part`, a column for each; a line for each where they are many."""
         rows = [row for row in self.rows if row["part"] == part]
         given = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
         names = [name for name in given if name != "part"]
         cells = [[name.replace("_", " "), *(show(row.get(name)) for row in rows)] for name in names]
+        if len(rows) > MAX_COLUMNS:
+            cells = [list(column) for column in zip(*cells, strict=True)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for first, *others in cells:
             rest = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))

@@ -15,6 +15,7 @@ from scipy import stats
 
 import agents
 from agents.api import Agent
+from agents.parts.types import Mean
 from envs.api import EnvSpec, StepType
 from qsm.data import replay
 from qsm.learning import programs
@@ -153,10 +154,11 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
         # The buffer must stay the same, so the updates are made without another arrival.
         count = np.int32(i)
         batch = sample(apart.agent, apart.replay, learner.streams.replay, count)
-        agent_state, sums = update(
-            apart.agent, apart.metrics, batch, learner.streams.update, count, learner.active
+        packed = programs.pack(apart.metrics)
+        agent_state, packed = update(
+            apart.agent, packed, batch, learner.streams.update, count, learner.active
         )
-        apart = apart._replace(agent=agent_state, metrics=sums)
+        apart = apart._replace(agent=agent_state, metrics=programs.unpack(packed, apart.metrics))
     assert apart.metrics[FINITE].total.item() == apart.metrics[FINITE].count.item() == 5
     for name in ("agent", "metrics"):
         jax.tree.map(
@@ -170,6 +172,25 @@ def test_updates_in_one_dispatch_are_those_made_one_by_one():
         together.agent.critic.online.params,
     )
     assert all(jax.tree.leaves(moved))
+
+
+def test_sums_come_back_from_their_packing_in_their_types():
+    rng = np.random.default_rng(0)
+
+    def number(dtype: Any) -> Any:
+        return rng.normal(size=2).astype(dtype)
+
+    sums = {
+        name: Mean(number(np.float32), number(np.float16)) for name in ("z", FINITE, "a", FAILURE_RATE, "q")
+    }
+    packed = programs.pack(sums)
+    assert packed.total.shape == packed.count.shape == (2, 5)
+    back = programs.unpack(packed, sums)
+    assert set(back) == set(sums)
+    for name, mean in sums.items():
+        for one, other in zip(back[name], mean, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
 
 
 def test_the_update_counter_goes_on_across_dispatches():

@@ -140,10 +140,12 @@ def test_updates_are_measured_in_both_starts(
 
 
 def test_the_bytes_of_a_program_are_those_at_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "program_bytes", lambda *arguments: settings()[1])
+    lowered = SimpleNamespace(compile=lambda: settings()[1])
+    program = SimpleNamespace(lower=lambda *arguments: lowered)
+    monkeypatch.setattr(cases, "compiled_bytes", lambda compiled: compiled)
     monkeypatch.setattr(cases.LearnCase, "_first", lambda self, set_up: None)
     case = cases.LearnCase("case", parse([]).sizes(), 1, "bfloat16")
-    case.learner = SimpleNamespace(_learn=None, streams=None, active=None)  # pyright: ignore[reportAttributeAccessIssue]
+    case.learner = SimpleNamespace(_learn=program, streams=None, active=None)  # pyright: ignore[reportAttributeAccessIssue]
     assert case.program_bytes() == "bfloat16"
 
 

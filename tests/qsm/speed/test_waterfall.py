@@ -1,0 +1,91 @@
+"""Where an update's time goes: counted from real programs of known content."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from qsm.speed import waterfall
+from qsm.speed.waterfall import OTHER, Operation, Taken
+
+ROWS, WIDTH, OUT = 8, 16, 4
+
+
+@jax.named_scope("critic_regress")
+def value(w: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x @ w).sum()
+
+
+def step(w: jax.Array, x: jax.Array) -> jax.Array:
+    gradient = jax.grad(value)(w, x)
+    with jax.named_scope("adam"):
+        return w - 0.1 * gradient / (1 + jnp.abs(gradient))
+
+
+def compiled(num_steps: int = 1) -> tuple[jax.stages.Compiled, tuple[jax.Array, jax.Array]]:
+    arguments = jnp.ones((WIDTH, OUT)), jnp.ones((ROWS, WIDTH))
+    return jax.jit(lambda w, x: jax.lax.fori_loop(0, num_steps, lambda _, w: step(w, x), w)).lower(
+        *arguments
+    ).compile(), arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("jit(f)/critic_regress/jvp(CriticEnsemble)/dot_general", "critic_regress"),
+        ("jit(f)/critic_regress/transpose(jvp(CriticEnsemble))/dot_general", "critic_regress backward"),
+        ("jit(f)/transpose(jvp(critic_value))/mul", "critic_value backward"),
+        ("jit(f)/critic_regress/adam/sub", "adam"),
+        ("jit(f)/critic_target/policy_sample/tanh", "policy_sample"),
+        ("jit(f)/sampler/threefry2x32", "random"),
+        ("jit(f)/where", OTHER),
+        ("", OTHER),
+    ],
+)
+def test_an_operation_belongs_to_the_innermost_part(name: str, part: str):
+    assert waterfall.part_of(name) == part
+
+
+def test_a_profile_names_operations_of_the_program_that_ran():
+    """Products x w forwards, and x^T g backwards: each 2 ROWS WIDTH OUT."""
+    program, arguments = compiled(num_steps=7)
+    profiled = waterfall.profile(lambda: program(*arguments))
+    found = waterfall.shares(str(program.as_text()), profiled, 7)
+    gflop = {part: share.gflop for part, share in found.items() if share.gflop}
+    assert gflop == pytest.approx(
+        dict.fromkeys(("critic_regress", "critic_regress backward"), 2e-9 * ROWS * WIDTH * OUT)
+    )
+    assert all(share.milliseconds > 0 for share in found.values() if share.gflop)
+
+
+def test_shares_are_of_one_update_and_leave_containers_out():
+    text = """
+%fused (p: f32[2,3], q: f32[3,5]) -> f32[2,5] {
+  %p = f32[2,3]{1,0} parameter(0)
+  %q = f32[3,5]{1,0} parameter(1)
+  ROOT %d = f32[2,5]{1,0} dot(%p, %q), lhs_contracting_dims={1}, metadata={op_name="jit(f)/critic_target/dot"}
+}
+
+ENTRY %main (a: f32[2,3], b: f32[3,5]) -> f32[2,5] {
+  %a = f32[2,3]{1,0} parameter(0)
+  %b = f32[3,5]{1,0} parameter(1)
+  %f = f32[2,5]{1,0} fusion(%a, %b), kind=kOutput, calls=%fused
+  %w = f32[2,5]{1,0} while(%f), condition=%c, body=%e
+  ROOT %x = f32[2,5]{1,0} copy(%w)
+}
+"""
+    operation = waterfall.operations(text)["f"]
+    assert operation == Operation("fusion", "critic_target", operation.gflop)
+    assert operation.gflop == pytest.approx(60e-9)
+    profiled = {"f": Taken(0.004, 8), "w": Taken(1.0, 4), "x": Taken(0.002, 4)}
+    found = waterfall.shares(text, profiled, 4)
+    assert list(found) == ["critic_target", OTHER]
+    target = found["critic_target"]
+    assert (target.milliseconds, target.product_milliseconds, target.operations) == (1.0, 1.0, 2.0)
+    assert target.gflop == pytest.approx(120e-9)
+    rows = waterfall.rows(found, 2.0)
+    assert [row["of"] for row in rows] == ["critic_target", OTHER, "between operations"]
+    assert [row["share"] for row in rows] == pytest.approx([0.5, 0.25, 0.25])
+    with pytest.raises(ValueError, match="no operation of this program"):
+        waterfall.shares(text, {"another": Taken(1.0, 1)}, 1)
