@@ -1,6 +1,7 @@
 # Development of qsm. `make` lists the targets.
 
 SEED ?= 0
+BASE ?= HEAD~1
 RUNS ?= runs
 TEST_ARGS ?= -n 2 --dist worksteal
 TRAIN_ARGS ?= --steps 25_000 --random-steps 2_000 --eval-interval 2_500
@@ -41,7 +42,7 @@ endef
 export PROBE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults mutants lint format clean
+.PHONY: help setup train test faults mutants speed lint format clean
 
 help:
 	@echo "make setup     create .venv with the pinned dependencies (ACCELERATOR=cpu|cuda|tpu, PYTHON=...)"
@@ -49,6 +50,7 @@ help:
 	@echo "make test      set up, then run the tests (TEST_ARGS=...)"
 	@echo "make faults    set up, then inject faults into trainings and count what was survived (FAULTS_ARGS=--quick)"
 	@echo "make mutants   set up, then plant faults in the code and list those that no test finds (MUTANTS_ARGS=\"--files agents/sac.py --sample 30\")"
+	@echo "make speed     set up, then compare how fast this checkout trains with another commit (BASE=HEAD~1, SPEED_ARGS=\"--agents sac\")"
 	@echo "make lint      check style (ruff) and types (pyright)"
 	@echo "make format    rewrite the code in the project's style"
 	@echo "make clean     remove .venv and caches; runs stay"
@@ -93,6 +95,9 @@ faults: setup
 
 mutants: setup
 	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
+
+speed: setup
+	@$(BIN)/python scripts/compare_speed.py $(BASE) $(SPEED_ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

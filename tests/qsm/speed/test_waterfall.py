@@ -85,7 +85,7 @@ ENTRY %main (a: f32[2,3], b: f32[3,5]) -> f32[2,5] {
     assert (target.milliseconds, target.product_milliseconds, target.operations) == (1.0, 1.0, 2.0)
     assert target.gflop == pytest.approx(120e-9)
     rows = waterfall.rows(found, 2.0)
-    assert [row["of"] for row in rows] == ["critic_target", OTHER, "between operations"]
+    assert [row["of"] for row in rows] == ["critic_target", OTHER, "between operations less overlap"]
     assert [row["share"] for row in rows] == pytest.approx([0.5, 0.25, 0.25])
     with pytest.raises(ValueError, match="no operation of this program"):
         waterfall.shares(text, {"another": Taken(1.0, 1)}, 1)
