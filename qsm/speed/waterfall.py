@@ -221,5 +221,7 @@ def rows(found: Mapping[str, Share], milliseconds: float) -> list[dict[str, Any]
     # On several cores operations that do not need each other run at the same time: then it may be negative.
     total = sum(share.milliseconds for share in found.values())
     between = milliseconds - total
-    made.append({"of": "between operations less overlap", "share": between / milliseconds, "milliseconds": between})
+    made.append(
+        {"of": "between operations less overlap", "share": between / milliseconds, "milliseconds": between}
+    )
     return made
