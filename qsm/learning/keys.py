@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import jax
 
-from qsm.learning import threefry
-
 
 class Streams(NamedTuple):
     """One key per purpose; a draw folds in the counter it belongs to, so there is no other random state."""
@@ -25,5 +23,5 @@ class Streams(NamedTuple):
 
 def make_streams(seed: int) -> Streams:
     """The key streams of one seed. Names, not positions, tell streams apart: adding one changes no other."""
-    root = threefry.key(seed)
+    root = jax.random.key(seed)
     return Streams(*(jax.random.fold_in(root, zlib.crc32(name.encode())) for name in Streams._fields))
