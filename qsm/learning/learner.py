@@ -29,7 +29,7 @@ from qsm.learning import programs
 from qsm.learning.keys import Streams, make_streams
 from qsm.learning.placement import Placement
 from qsm.learning.programs import FAILURE_RATE, FINITE, TrainState
-from qsm.learning.seeds import each_seed, each_seed_alone
+from qsm.learning.seeds import axis_of_seeds, each_seed
 
 __all__ = ["FAILURE_RATE", "Learner", "Means", "TrainState"]
 
@@ -222,7 +222,7 @@ class Learner:
         revise = jax.vmap(functools.partial(programs.revise, self.agent), in_axes=(0, 0, 0, 0, None, 0))
         revises = self.agent.sampling.revises
         # What the loop carries has the shapes that its updates compute in, for else every array of it is copied.
-        together, apart = each_seed_alone(state.agent)
+        together, apart = axis_of_seeds(state.agent)
 
         def body(i: jax.Array, carry: tuple[Any, Mean, Any]) -> tuple[Any, Mean, Any]:
             agents, sums, revised = together(carry[0]), together(carry[1]), carry[2]

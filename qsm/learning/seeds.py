@@ -41,19 +41,24 @@ def each_seed(program: Callable[..., Any], in_axes: tuple[int | None, ...]) -> C
         if num_seeds > 1:
             return batched(*arguments)
         alone = [
-            argument if axis is None else jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), argument)
+            argument if axis is None else _without_axis(argument)
             for argument, axis in zip(arguments, in_axes, strict=True)
         ]
-        return jax.tree.map(lambda leaf: leaf.reshape(1, *leaf.shape), program(*alone))
+        return _with_axis(program(*alone))
 
     return programs
 
 
-def each_seed_alone(like: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def axis_of_seeds(like: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Puts the leading axis of one seed back, and takes it off; both do nothing where `like` holds several."""
     if jax.tree.leaves(like)[0].shape[0] > 1:
         return (lambda tree: tree), (lambda tree: tree)
-    return (
-        lambda tree: jax.tree.map(lambda leaf: leaf.reshape(1, *leaf.shape), tree),
-        lambda tree: jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), tree),
-    )
+    return _with_axis, _without_axis
+
+
+def _with_axis(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.reshape(1, *leaf.shape), tree)
+
+
+def _without_axis(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), tree)

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from qsm.record.tables import read_csv
-from tests.qsm.training.test_train import Run, options, run
+from tests.counted_task import options
+from tests.qsm.training.test_train import Run, run
 
 STEPS = int(os.environ.get("QSM_LONG_RUN_STEPS", "200_000"))
 LOOKS = 20
