@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 _PACKAGES = ("mujoco.mjx", "mujoco_playground")
 
 
+@functools.lru_cache(maxsize=8)
 def make_env(task: str, action_repeat: int = 1) -> MjxEnvironment:
-    """Loads a task; takes 10 to 25 seconds the first time, most of them for Playground's imports.
+    """Loads a task, once in a process; takes 10 to 25 seconds the first time, most of them for Playground's imports.
 
     Args:
         task: a name of `envs.tasks.task_names("mjx")`.
@@ -133,6 +134,8 @@ class MjxEnvironment:
         # Tasks with a target place it after the kinematics of their reset: the first observation would show
         # the target where the model file has it.
         self._observes_anew = model.nmocap > 0
+        # Each traced once, for all programs that hold it: tracing MJX takes seconds.
+        self._traced_reset, self._traced_step = jax.jit(self._reset), jax.jit(self._step)
         state = jax.eval_shape(self.reset, jax.random.key(0))
         self._spec = EnvSpec(
             task=task,
@@ -162,6 +165,13 @@ class MjxEnvironment:
 
     def reset(self, key: jax.Array) -> DeviceState:
         """The beginning of an episode, drawn from a typed key."""
+        return self._traced_reset(key)
+
+    def step(self, state: DeviceState, action: jax.Array) -> DeviceState:
+        """Applies `action` `[A]` for one control step; values outside [-1, 1] are clipped."""
+        return self._traced_step(state, action)
+
+    def _reset(self, key: jax.Array) -> DeviceState:
         # Playground uses keys twice in some resets, which old-style keys are not checked for.
         with jax.numpy_rank_promotion("allow"):
             state = self._environment.reset(jax.random.key_data(key))
@@ -171,8 +181,7 @@ class MjxEnvironment:
                 observation = self._environment._get_obs(data, {})
         return _device_state(data, observation, jnp.zeros(()))
 
-    def step(self, state: DeviceState, action: jax.Array) -> DeviceState:
-        """Applies `action` `[A]` for one control step; values outside [-1, 1] are clipped."""
+    def _step(self, state: DeviceState, action: jax.Array) -> DeviceState:
         from mujoco_playground import State
 
         action = self._center + self._half_range * jnp.clip(action, -1, 1)

@@ -35,6 +35,13 @@ class Counter:
             action_repeat=action_repeat,
         )
 
+    def __eq__(self, other: object) -> bool:
+        """Equal ones have equal programs, which are compiled once."""
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
     @property
     def spec(self) -> EnvSpec:
         """Sizes and timing."""

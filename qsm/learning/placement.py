@@ -7,8 +7,9 @@ inserts the sums that average the gradients. The agents and `qsm.learning.progra
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,6 @@ class Placement:
         self, num_devices: int | None = None, num_seeds: int = 1, num_envs: int = 1, batch_size: int = 1
     ) -> None:
         self.mesh: Mesh | None = None
-        # Made once: a new function for every call would be compiled at every call.
-        self._gather = None
-        self._pick = jax.jit(_pick)
-        self._slice = jax.jit(_slice, static_argnames="length")
         self.mode: Literal["one", "seeds", "batch"] = "one"
         if num_devices in (None, 1) and jax.process_count() == 1:
             return
@@ -62,9 +59,13 @@ class Placement:
                 f"environments and the batch of {batch_size}; choose numbers that it divides"
             )
         self.mesh = Mesh(np.array(there[:count]), (AXIS,))
-        self._gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)
-        self._pick = jax.jit(_pick, out_shardings=self.replicated)
-        self._slice = jax.jit(_slice, static_argnames="length", out_shardings=self.replicated)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether arrays lie alike: then the compiled programs are the same."""
+        return isinstance(other, Placement) and (self.mesh, self.mode) == (other.mesh, other.mode)
+
+    def __hash__(self) -> int:
+        return hash((self.mesh, self.mode))
 
     def describe(self) -> str:
         """For a person: `gpu`, or `8 x gpu, seeds divided`."""
@@ -136,18 +137,19 @@ class Placement:
 
     def fetch(self, tree: Any) -> Any:
         """Copies to the host, on every process, whatever devices it lies on."""
-        if jax.process_count() > 1 and self._gather is not None:
-            tree = self._gather(tree)
+        if jax.process_count() > 1:
+            tree = _compile_moves(self.replicated).gather(tree)
         return jax.device_get(tree)
 
     def member(self, tree: Any, index: int) -> Any:
         """The part of seed `index`, on the host, as a copy: on a CPU, what JAX hands out is the array itself."""
-        return jax.tree.map(np.array, self._pick(tree, np.int32(index)))
+        return jax.tree.map(np.array, _compile_moves(self.replicated).pick(tree, np.int32(index)))
 
     def rows(self, buffer: Replay, index: int, start: int, length: int) -> dict[str, np.ndarray]:
         """The row fields `[length, N, ...]` of seed `index` from place `start` on, on the host, as copies."""
         fields = {name: getattr(buffer, name) for name in buffer.row_fields}
-        return jax.tree.map(np.array, self._slice(fields, np.int32(index), np.int32(start), length))
+        cut = _compile_moves(self.replicated).cut
+        return jax.tree.map(np.array, cut(fields, np.int32(index), np.int32(start), length))
 
     # ---- Inside programs ----------------------------------------------------------------------------------------
 
@@ -189,16 +191,34 @@ class Placement:
         return jax.lax.with_sharding_constraint(batch, self._sharding(AXIS))  # type: ignore[arg-type]
 
 
+class _Moves(NamedTuple):
+    """What brings arrays to the host."""
+
+    gather: Any  # the whole tree, onto every process
+    pick: Any
+    cut: Any
+
+
+@functools.cache
+def _compile_moves(replicated: NamedSharding | None) -> _Moves:
+    # Made once: a new function for every call would be compiled at every call.
+    return _Moves(
+        jax.jit(lambda tree: tree, out_shardings=replicated),
+        jax.jit(_pick, out_shardings=replicated),
+        jax.jit(_cut, static_argnames="length", out_shardings=replicated),
+    )
+
+
 def _pick(tree: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def _slice(tree: Any, index: jax.Array, start: jax.Array, length: int) -> Any:
-    def cut(leaf: jax.Array) -> jax.Array:
+def _cut(tree: Any, index: jax.Array, start: jax.Array, length: int) -> Any:
+    def of_leaf(leaf: jax.Array) -> jax.Array:
         beginning = (index, start, *(0,) * (leaf.ndim - 2))
         return jax.lax.dynamic_slice(leaf, beginning, (1, length, *leaf.shape[2:]))[0]
 
-    return jax.tree.map(cut, tree)
+    return jax.tree.map(of_leaf, tree)
 
 
 def _put_part(leaf: Any, sharding: NamedSharding) -> jax.Array:

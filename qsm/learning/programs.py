@@ -18,6 +18,8 @@ from qsm.data import replay, sampling
 from qsm.data.replay import Replay
 from qsm.learning.keys import Streams, make_streams
 
+KEPT = 64
+"""Agents and groups whose programs a process remembers."""
 FAILURE_RATE = "simulator/failure_rate"
 FINITE = "learner/finite_updates"
 """Sum beside the metrics: updates up to the first whose metrics were not finite, and all updates."""
@@ -30,6 +32,17 @@ class TrainState(NamedTuple):
     replay: Replay
     metrics: Metrics  # sums since they were last fetched
     environment: Any  # of the device loop; () where environments live on the host
+
+
+def init(agent: Agent, key: jax.Array) -> Any:
+    """Fresh learned state."""
+    return _traced_once(agent.init)(key)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _traced_once(function: Any) -> Any:
+    """`function` of an agent, whose operations are remembered for all programs that hold it."""
+    return jax.jit(function, inline=True)
 
 
 def act(
@@ -97,7 +110,8 @@ def update(
     active: jax.Array,
 ) -> tuple[Any, Mean]:
     """The `count`-th update, and the sums, as `pack` has them, with its metrics; changes nothing unless `active`."""
-    new_state, metrics = agent.update(agent_state, batch, jax.random.fold_in(stream, count), count)
+    key = jax.random.fold_in(stream, count)
+    new_state, metrics = _traced_once(agent.update)(agent_state, batch, key, count)
     is_finite = jnp.isfinite(jnp.stack([mean.total for mean in metrics.values()])).all()
     names = packed_names(metrics)
     at = names.index(FINITE)
@@ -155,10 +169,10 @@ def sum_shapes(agent: Agent, buffer: Replay) -> Metrics:
     """Shapes of `TrainState.metrics`; `buffer` may be shapes, too."""
 
     def update_metrics(buffer: Replay, streams: Streams) -> Metrics:
-        agent_state = agent.init(streams.init)
+        agent_state = _traced_once(agent.init)(streams.init)
         count = jnp.zeros((), jnp.int32)
         batch = sample(agent, agent_state, buffer, streams.replay, count)
-        return agent.update(agent_state, batch, streams.update, count)[1]
+        return _traced_once(agent.update)(agent_state, batch, streams.update, count)[1]
 
     found = jax.eval_shape(update_metrics, buffer, jax.eval_shape(lambda: make_streams(0)))
     number: Any = jax.ShapeDtypeStruct((), jnp.float32)

@@ -14,14 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.api import Arrival
 from envs.vector import VectorEnvironment, VectorState
-from qsm.learning import programs
-from qsm.learning.keys import Streams
 from qsm.learning.learner import Learner
 from qsm.learning.memory import size_of
 from qsm.learning.programs import TrainState
 from qsm.loops.device_evaluate import DevicePlayer
+from qsm.loops.device_programs import DevicePrograms, compile_device
 from qsm.loops.evaluate import Evaluation
 from qsm.loops.schedule import Counters, Schedule
 from qsm.options.run import RunConfig
@@ -50,12 +48,11 @@ class DeviceLoop:
         self.schedule = Schedule.of(config, environment.spec.action_repeat, n_step)
         self.evaluation = VectorEnvironment(environment.environment, config.eval_episodes)
         self.player = DevicePlayer(learner, self.evaluation)
-        self.random_elapsed = config.random_elapsed
         self.pace = Pace()
-        self._reset = jax.jit(jax.vmap(self._reset_one))
-        axes = (0, 0, None, None, None, None, None, 0)
-        advance = learner.placement.over_seeds(self._advance_seeds, axes)
-        self._advance = jax.jit(advance, donate_argnums=0)
+        self.programs = DevicePrograms(
+            learner.group, environment, self.schedule.increment, config.random_elapsed
+        )
+        self.compiled = compile_device(self.programs)
 
     def nbytes(self) -> int:
         """Bytes of the environments of all seeds, about, those of evaluation included; they are not allocated."""
@@ -66,10 +63,10 @@ class DeviceLoop:
         return -(-training * (num_envs + num_episodes) // num_envs) + self.learner.num_seeds * stepping
 
     def begin(self) -> TrainState:
-        environment = self._reset(self.learner.streams)
+        environment = self.compiled.reset(self.learner.streams)
         environment = self.learner.placement.put_environment(environment)
         # The start of every episode is a row of its own.
-        return self._store_starts(self.learner.init(environment))
+        return self.compiled.store_starts(self.learner.init(environment))
 
     def advance(self, state: TrainState, at: Counters, until: int) -> tuple[TrainState, Counters]:
         """Makes as many ticks as take about `DISPATCH_SECONDS`; see `Loop.advance`."""
@@ -83,7 +80,7 @@ class DeviceLoop:
         due = [self.schedule.updates_due(step) for step in steps]
         updates = np.zeros(CHUNK, np.int32)
         updates[:ticks] = np.diff([at.num_updates, *due])
-        state = self._advance(
+        state = self.compiled.advance(
             state,
             self.learner.streams,
             np.int32(at.step),
@@ -118,79 +115,7 @@ class DeviceLoop:
         return self.learner.placement.put_environment(environment)
 
     def _environment_shapes(self) -> VectorState:
-        return jax.eval_shape(self._reset, self.learner.streams)
-
-    def _store_starts(self, state: TrainState) -> TrainState:
-        """Writes the FIRST rows of all environments into the empty buffers, and shows them to the agents."""
-        num_envs, spec = self.environment.num_envs, self.environment.spec
-        active = jnp.ones(self.learner.num_seeds, bool)
-
-        def store(state: TrainState) -> TrainState:
-            first = jax.vmap(self.environment.first)(state.environment)
-            yes = jnp.ones((self.learner.num_seeds, num_envs), bool)
-            action = jnp.zeros((*yes.shape, spec.action_size))
-            state = self.learner.store_seeds(state, action, Arrival(first, ~yes, first, yes), active)
-            return self.learner.placement.constrain(state)
-
-        return jax.jit(store, donate_argnums=0)(state)
-
-    # ---- Inside programs ----------------------------------------------------------------------------------------
-
-    def _advance_seeds(
-        self,
-        state: TrainState,
-        streams: Streams,
-        step: jax.Array,
-        num_updates: jax.Array,
-        ticks: jax.Array,
-        updates: jax.Array,
-        random_steps: jax.Array,
-        active: jax.Array,
-    ) -> TrainState:
-        """`ticks` ticks of as many seeds as `state` holds; `updates` `[CHUNK]` says how many each makes."""
-        simulate = jax.vmap(self._simulate_one, in_axes=(0, 0, 0, None, None, 0))
-
-        def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
-            state, count = carry
-            here = step + i * self.schedule.increment
-            environment, action, arrival = simulate(
-                state.environment, state.agent, streams, here, here < random_steps, active
-            )
-            state = state._replace(environment=environment)
-            state = self.learner.learn_seeds(state, streams, action, arrival, count, updates[i], active)
-            return state, count + updates[i]
-
-        state, _ = jax.lax.fori_loop(0, ticks, body, (state, num_updates))
-        return state
-
-    def _reset_one(self, streams: Streams) -> VectorState:
-        state, _ = self.environment.reset(streams.environment)
-        if self.random_elapsed:
-            # Folded, as every draw from a stream is: a key that was consumed may not be given to a program again.
-            key = jax.random.fold_in(streams.elapsed, 0)
-            state = self.environment.put_out_of_step(state, key)
-        return state
-
-    def _simulate_one(
-        self,
-        environment: VectorState,
-        agent_state: Any,
-        streams: Streams,
-        step: jax.Array,
-        is_random: jax.Array,
-        active: jax.Array,
-    ) -> tuple[VectorState, jax.Array, Arrival]:
-        """One step of every environment: their new state, the actions `[N, A]` and what came of them."""
-        observation = self.environment.observation(environment)
-        agent, action_size = self.learner.agent, self.environment.spec.action_size
-        tick = jnp.zeros((), jnp.int32)
-        action = programs.act(
-            agent, action_size, "explore", streams.explore, agent_state, observation, step, tick, is_random
-        )
-        # The network of a frozen seed may be NaN, and a failing simulation is reset at every tick, for all seeds.
-        action = jnp.where(active, action, 0.0)
-        environment, arrival = self.environment.step(environment, action, streams.environment)
-        return environment, action, arrival
+        return jax.eval_shape(self.compiled.reset, self.learner.streams)
 
 
 class Pace:

@@ -175,7 +175,7 @@ class LearnCase(TimedCase):
         learner, number = self.learner, np.int32(1)
         # A program of the ambient precision would be another one.
         with jax.default_matmul_precision(self.precision):
-            return learner._learn.lower(
+            return learner.compiled.learn.lower(
                 self.state,
                 learner.streams,
                 self.action,

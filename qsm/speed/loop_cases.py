@@ -77,7 +77,14 @@ class HostCase(TimedCase):
         number = np.int32(1)
         arrival = Arrival(one, yes, one, ~yes)
         return program_bytes(
-            learner._learn, self.state, learner.streams, action, arrival, number, number, learner.active
+            learner.compiled.learn,
+            self.state,
+            learner.streams,
+            action,
+            arrival,
+            number,
+            number,
+            learner.active,
         )
 
 
@@ -152,7 +159,7 @@ class DeviceCase(TimedCase):
         number = np.int32(1)
         learner = self.learner
         return program_bytes(
-            self.loop._advance,
+            self.loop.compiled.advance,
             self.state,
             learner.streams,
             number,

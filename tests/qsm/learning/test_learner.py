@@ -79,7 +79,7 @@ def test_no_key_is_used_twice():
     one = arrival(StepType.MID, 0, 0, size=SPEC.observation_size)
     here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), one)
     action = np.zeros((2, 1, SPEC.action_size), np.float32)
-    check_keys(learner.learn_seeds, state, streams, action, here, number, number, learner.active)
+    check_keys(learner.group.learn, state, streams, action, here, number, number, learner.active)
     for mode in ("explore", "evaluate"):
         act = functools.partial(programs.act, learner.agent, SPEC.action_size, mode)
         stream, agents_state = jax.tree.map(lambda leaf: leaf[0], (streams.explore, state.agent))
@@ -128,9 +128,14 @@ def test_learning_goes_on_in_place():
     agent_state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), learner.agent_template()
     )
-    state = TrainState(agent_state, jax.eval_shape(learner.empty_replay), jax.eval_shape(learner._zeros), ())
+    state = TrainState(
+        agent_state,
+        jax.eval_shape(learner.group.empty_replay),
+        jax.eval_shape(learner.group.zero_metrics),
+        (),
+    )
     arguments = (np.zeros((1, 1, 1), np.float32), arrival(StepType.FIRST, 0), np.int32(0), np.int32(1))
-    compiled = learner._learn.lower(state, learner.streams, *arguments, learner.active).compile()
+    compiled = learner.compiled.learn.lower(state, learner.streams, *arguments, learner.active).compile()
     memory = compiled.memory_analysis()
     assert memory is not None
     assert memory.alias_size_in_bytes >= replay.nbytes(1_000_000, 1, 2, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter as Count
 from typing import Any
 
@@ -16,6 +17,7 @@ from qsm.learning.learner import Learner
 from qsm.learning.programs import FAILURE_RATE, TrainState
 from qsm.loops.device_evaluate import DevicePlayer
 from qsm.loops.device_loop import CHUNK, DeviceLoop, Pace
+from qsm.loops.device_programs import play_one
 from qsm.loops.schedule import Counters
 from qsm.options.run import RunConfig
 from tests.arrivals import stored
@@ -75,9 +77,9 @@ def test_no_key_is_used_twice():
     loop = make_loop((0, 5), random_elapsed=True)
     learner, state, number = loop.learner, loop.begin(), np.int32(1)
     one = jax.tree.map(lambda leaf: leaf[0], learner.streams)
-    check_keys(loop._reset_one, one)
+    check_keys(loop.programs._reset_one, one)
     check_keys(
-        loop._advance_seeds,
+        loop.programs.advance,
         state,
         learner.streams,
         number,
@@ -87,7 +89,8 @@ def test_no_key_is_used_twice():
         number,
         learner.active,
     )
-    check_keys(loop.player._play_one, one.evaluate, jax.tree.map(lambda leaf: leaf[0], state.agent), number)
+    play = functools.partial(play_one, learner.agent, loop.evaluation)
+    check_keys(play, one.evaluate, jax.tree.map(lambda leaf: leaf[0], state.agent), number)
 
 
 def test_events_and_updates_come_at_their_steps(whole: tuple[TrainState, Counters, Recorder]):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+import agents
 from agents.sac import SAC, SACConfig
 from envs.api import SimulationError, TimeStep
 from qsm.base.errors import UserError
@@ -253,23 +254,25 @@ def test_rows_that_could_not_be_written_survive_a_kill(tmp_path: Path, monkeypat
 # ---- What is not finite, and simulators that fail ----------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class PoisonedSAC(SAC):
+    """Its critics are infinite after the last update before step `at`."""
+
+    at: int
+
+    def update(self, state: Any, batch: Any, key: Any, step: Any) -> Any:
+        new, metrics = super().update(state, batch, key, step)
+        wrong = np.float32(1.0) / (step != self.at - 11)
+        critic = jax.tree.map(lambda leaf: leaf * wrong if leaf.dtype == np.float32 else leaf, new.critic)
+        return new._replace(critic=critic), metrics
+
+
 @pytest.mark.parametrize("at", [20, 40])
 def test_parameters_that_are_not_finite_are_never_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ):
     """An update's metrics are of the state before it: the last one before a checkpoint shows in the state alone."""
-    update = SAC.update
-
-    def poison(agent: SAC, state: Any, batch: Any, key: Any, step: Any) -> Any:
-        new, metrics = update(agent, state, batch, key, step)
-        wrong = np.float32(1.0) / (
-            step != at - 11
-        )  # inf in the update that `at` makes due, the last before it
-        return new._replace(
-            critic=jax.tree.map(lambda leaf: leaf * wrong if leaf.dtype == np.float32 else leaf, new.critic)
-        ), metrics
-
-    monkeypatch.setattr(SAC, "update", poison)
+    monkeypatch.setattr(agents, "build", lambda name, *sizes: PoisonedSAC(*sizes, at))
     assert run(tmp_path, seeds=1) == "diverged"
     path = folder(tmp_path, 0)
     assert status(path)["state"] == "diverged"
