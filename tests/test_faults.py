@@ -21,6 +21,8 @@ import pytest
 
 from tests.faults.contents import content, differences
 
+pytestmark = pytest.mark.slow  # trains in a dozen processes; `make faults` injects more
+
 ROOT = Path(__file__).parents[1]
 STEPS, INTERVAL, EVAL_INTERVAL, KEPT_ROWS = 1200, 100, 300, 1000
 TRANSITION = ("observation", "action", "reward", "discount", "step_type")

@@ -59,19 +59,19 @@ def test_a_mutant_is_the_file_with_one_fault(source: str, expected: set[str]) ->
 
 
 def test_mutants_of_real_files_are_other_programs_at_their_lines() -> None:
-    text = (ROOT / "qsm/data/replay.py").read_text()
+    text = (ROOT / "qsm/data/sampling.py").read_text()
     found = mutants_of(text)
-    assert len(found) > 100
+    assert len(found) > 50
     assert len({ast.dump(ast.parse(mutant.source)) for mutant in found}) == len(found)
     assert [mutant.line for mutant in found] == sorted(mutant.line for mutant in found)
 
 
 def test_a_draw_is_the_same_every_time_and_lines_bound_it() -> None:
-    file = [Path("qsm/data/replay.py")]
+    file = [Path("agents/parts/normalizer.py")]
     draws = [choose(file, options_of(["--sample", "5", "--seed", seed])) for seed in ("0", "0", "1")]
     assert len(draws[0]) == 5 and draws[0] == draws[1] != draws[2]
-    inside = choose(file, options_of(["--lines", "90", "100"]))
-    assert inside and {mutant.line for _, mutant in inside} <= set(range(90, 101))
+    inside = choose(file, options_of(["--lines", "30", "40"]))
+    assert inside and {mutant.line for _, mutant in inside} <= set(range(30, 41))
 
 
 def tree(root: Path, test: str) -> Path:

@@ -103,7 +103,9 @@ def test_functions_are_pure(name: str):
         np.testing.assert_array_equal(leaf, copy)
 
 
-@every_agent
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "qsm" else name for name in NAMES]
+)
 def test_jit_changes_nothing(name: str):
     agent = small_agent(name)
     state, observation = initial(agent), small_batch(0).observation

@@ -111,6 +111,7 @@ def left_out(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [(skipped["part"], skipped["why"]) for skipped in report["skipped"]]
 
 
+@pytest.mark.slow
 def test_updates_are_measured_in_both_starts(
     measure: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,10 @@ def test_a_short_run_in_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "4",
         "--denoising-steps",
         "3",
+        "--hidden-sizes",
+        "32,32",
+        "--time-hidden-sizes",
+        "16",
         "--run-dir",
         str(run),
     ]

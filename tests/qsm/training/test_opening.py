@@ -272,7 +272,9 @@ def test_parameters_that_are_not_finite_are_never_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ):
     """An update's metrics are of the state before it: the last one before a checkpoint shows in the state alone."""
-    monkeypatch.setattr(agents, "build", lambda name, *sizes: PoisonedSAC(*sizes, at))
+    monkeypatch.setattr(
+        agents, "build", lambda name, config, size, actions: PoisonedSAC(config, size, actions, at)
+    )
     assert run(tmp_path, seeds=1) == "diverged"
     path = folder(tmp_path, 0)
     assert status(path)["state"] == "diverged"

@@ -90,15 +90,16 @@ def evaluated_actions(name: str, state: Any) -> np.ndarray:
     return np.asarray(act(state, np.zeros((256, 1), np.float32), jax.random.key(0)))
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "sac" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_constant_reward(name: str):
     state = solve(name, ConstantReward(), num_updates=500)
     np.testing.assert_allclose(values(name, state, 0.0), 1.0, atol=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name == "sac" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_observation_reward(name: str):
     state = solve(name, ObservationReward(), num_updates=500)
     np.testing.assert_allclose(values(name, state, 1.0), 1.0, atol=0.1)

@@ -50,7 +50,8 @@ def two_processes(backend: Backend, root: Path, stop_step: int = 0) -> list[tupl
     return [(process.returncode, *both) for process, both in zip(processes, texts, strict=True)]
 
 
-@pytest.mark.parametrize("backend", ["dm_control", pytest.param("mjx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["dm_control", "mjx"])
 def test_two_processes_leave_what_one_leaves_also_stopped_in_between(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
