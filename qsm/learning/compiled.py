@@ -118,7 +118,8 @@ class Compiled(NamedTuple):
 
     explore: Any
     evaluate: Any
-    learn: Any  # donates the state
+    store: Any  # donates the state, as does
+    learn: Any
     empty_replay: Any
     zero_metrics: Any
 
@@ -133,11 +134,16 @@ def compile_group(group: GroupPrograms) -> Compiled:
         act_one = functools.partial(programs.act, group.agent, group.action_size, mode)
         return jax.jit(placement.over_seeds(each_seed(act_one, axes), axes))
 
+    def store(state: TrainState, action: Any, arrival: Arrival, active: Any) -> TrainState:
+        return placement.constrain(group.store(state, action, arrival, active))
+
+    store_seeds = placement.over_seeds(store, (0, 0, 0, 0))
     learn = placement.over_seeds(group.learn, (0, 0, 0, 0, None, None, 0))
     replay_sharding = placement.replay_sharding(jax.eval_shape(group.empty_replay))
     return Compiled(
         explore=act("explore"),
         evaluate=act("evaluate"),
+        store=jax.jit(store_seeds, donate_argnums=0),
         learn=jax.jit(learn, donate_argnums=0),
         empty_replay=jax.jit(group.empty_replay, out_shardings=replay_sharding),
         zero_metrics=jax.jit(group.zero_metrics, out_shardings=placement.seed_sharding),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 
 from agents.api import Agent
 from agents.parts.types import Metrics
-from envs.api import Arrival, EnvSpec
+from envs.api import Arrival, EnvSpec, TimeStep
 from qsm.data import replay
 from qsm.data.replay import Rows
 from qsm.learning import compiled
@@ -84,6 +85,7 @@ class Learner:
             self.placement,
         )
         self.compiled = compiled.compile_group(self.group)
+        self._ahead: Future[Any] | None = None
         streams = [make_streams(seed) for seed in self.seeds]
         self.streams = jax.tree.map(lambda *keys: jnp.stack(keys), *streams)
         if self.placement.mesh is not None:
@@ -166,9 +168,46 @@ class Learner:
         self, state: TrainState, action: Any, arrival: Arrival, first_update: Any, num_updates: Any
     ) -> TrainState:
         """Stores the `arrival` `[S, N, ...]` of `action`; makes `num_updates` updates, counted from `first_update`."""
+        if num_updates == 0:
+            # A program of its own, so that a run can begin before the large one is compiled.
+            return self.compiled.store(state, action, arrival, self.active.copy())
+        if self._ahead is not None:
+            self._ahead.result()
+            self._ahead = None
         return self.compiled.learn(
             state, self.streams, action, arrival, first_update, num_updates, self.active.copy()
         )
+
+    def compile_ahead(self) -> None:
+        """Has `learn` compiled in the background; the first call of it that makes updates waits for that.
+
+        It takes longest of all programs. Where there are several devices the first call compiles it: there the program
+        depends on where the arrays lie.
+        """
+        if self.placement.mesh is not None or self._ahead is not None:
+            return
+        threads = ThreadPoolExecutor(1, "compiler")
+        self._ahead = threads.submit(lambda: self.compiled.learn.lower(*self._learn_shapes()).compile())
+        threads.shutdown(wait=False)
+
+    def _learn_shapes(self) -> tuple[Any, ...]:
+        """Of the arguments of `learn`, where environments live on the host."""
+        shape, seeds = jax.ShapeDtypeStruct, (self.num_seeds,)
+        environments = (*seeds, self.num_envs)
+        state = TrainState(
+            jax.tree.map(lambda leaf: shape((*seeds, *leaf.shape), leaf.dtype), self.agent_template()),
+            jax.eval_shape(self.group.empty_replay),
+            jax.eval_shape(self.compiled.zero_metrics),
+            (),
+        )
+        action, flags = shape((*environments, self.spec.action_size), np.float32), shape(environments, bool)
+        scalar = shape(environments, np.float32)
+        observation = shape((*environments, self.spec.observation_size), np.float32)
+        step: Any = TimeStep(shape(environments, np.int8), scalar, scalar, observation)  # type: ignore[arg-type]
+        streams = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), self.streams)
+        count = shape((), np.int32)
+        arrival = Arrival(step, flags, step, flags)  # type: ignore[arg-type]
+        return state, streams, action, arrival, count, count, shape(seeds, bool)
 
     def drain(self, state: TrainState) -> tuple[TrainState, list[Means]]:
         """Fetches the metrics' means in one transfer, for each seed, and sets them to zero."""

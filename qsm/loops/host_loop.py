@@ -49,6 +49,7 @@ class HostLoop:
         self._always = np.ones((learner.num_seeds, 1), bool)
 
     def begin(self) -> TrainState:
+        self.learner.compile_ahead()
         state, start = self.learner.init(), self._start()
         # Stored before the first acting: agents may learn from what they are shown how to look at it.
         nothing = np.zeros((*start.is_reset.shape, self.learner.spec.action_size), np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections import Counter
 from typing import Any
 
@@ -113,13 +114,42 @@ def test_each_program_is_compiled_once(agent: Agent):
             for evaluation_tick in range(2):
                 observations = np.zeros((2, 3, 2), np.float32)
                 learner.act_to_evaluate(state.agent, observations, np.int32(tick), np.int32(evaluation_tick))
-        if tick == 4:
+        if tick == 9:  # the first update that is due is at tick 7
             once = Counter(traced.traces)
         if tick == 17:
             now = jax.tree.map(lambda leaf: np.array(leaf[1]), (state.agent, state.replay))
             jax.tree.map(np.testing.assert_array_equal, now, frozen)
     assert {"act explore", "act evaluate", "observe", "update"} <= set(once)
     assert traced.traces == once
+
+
+def test_the_largest_program_is_compiled_ahead_and_once(caplog: pytest.LogCaptureFixture):
+    learner = Learner(agents.make_agent("td3", 2, 1, hidden_sizes=(4,), batch_size=4), SPEC, 0, capacity=20)
+    jax.config.update("jax_log_compiles", True)  # for all threads, as the context manager is not
+    try:
+        with caplog.at_level(logging.WARNING):
+            learner.compile_ahead()
+            learn(learner, filled(learner), 8, first_update=0, num_updates=2)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    threads = [
+        line.threadName or ""
+        for line in caplog.records
+        if "Finished XLA compilation of jit(learn)" in line.getMessage()
+    ]
+    assert len(threads) == 1 and threads[0].startswith("compiler")
+
+
+def test_storing_is_learning_without_an_update():
+    learner = Learner(small_sac(), SPEC, seeds=(0, 1), capacity=20)
+    here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), arrival(StepType.MID, 3, 4))
+    action, zero = np.full((2, 1, 1), 0.5, np.float32), np.int32(0)
+    stored = learner.learn(learner.init(), action, here, zero, zero)
+    whole = learner.compiled.learn(
+        learner.init(), learner.streams, action, here, zero, zero, learner.active.copy()
+    )
+    assert stored.replay.written.tolist() == [[1], [1]]
+    jax.tree.map(np.testing.assert_array_equal, stored, whole)
 
 
 def test_learning_goes_on_in_place():
