@@ -88,9 +88,11 @@ def task_names(backend: str = "dm_control") -> tuple[str, ...]:
         raise ValueError(f"Unknown backend '{backend}'; it must be one of: {', '.join(BACKENDS)}.")
     if backend == "mjx":
         return tuple(MJX_NAMES)
-    if importlib.metadata.version("dm_control") == RECORDED_VERSION:
-        return RECORDED_NAMES
-    return suite_task_names()
+    try:
+        is_recorded = importlib.metadata.version("dm_control") == RECORDED_VERSION
+    except importlib.metadata.PackageNotFoundError:  # on a machine for mjx alone
+        is_recorded = True
+    return RECORDED_NAMES if is_recorded else suite_task_names()
 
 
 def suite_task_names() -> tuple[str, ...]:

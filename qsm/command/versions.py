@@ -2,6 +2,7 @@
 
 A resolver may choose a set of packages that cannot work: dm_control 1.0.50 admits mujoco 4 and then fails on
 every task with `'MjModel' object has no attribute 'flex_vertedge'`. That is told at start-up, with the mend.
+dm_control itself may be missing, where only `--backend mjx` is used: a small machine with an accelerator.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ def check_versions() -> None:
             f"Python {python[0]}.{python[1]} does not work (labmaze, which dm_control needs, has no wheel for it)."
             " Install Python 3.12 or 3.11 and run: make setup PYTHON=python3.12"
         )
-    control, mujoco = _installed("dm_control"), _installed("mujoco")
+    mujoco = _installed("mujoco")
     if not MUJOCO[0] <= _release(mujoco) < MUJOCO[1]:
         needed = f"mujoco>={_dotted(MUJOCO[0])},<{_dotted(MUJOCO[1])}"
         raise UserError(
-            f"mujoco {mujoco} does not work with dm_control {control}. "
+            f"mujoco {mujoco} does not work with {_control()}. "
             f"Install one that does: {sys.executable} -m pip install '{needed}'"
         )
 
@@ -47,6 +48,13 @@ def _installed(package: str) -> str:
         raise UserError(
             f"{package} is not installed for {sys.executable}. Install everything with: make setup"
         ) from None
+
+
+def _control() -> str:
+    try:
+        return f"dm_control {importlib.metadata.version('dm_control')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "mujoco-mjx"
 
 
 def _release(version: str) -> tuple[int, ...]:

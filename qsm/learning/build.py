@@ -6,6 +6,7 @@ Training, `qsm eval` and `qsm export` all ask here. Tests give `Simulators` of t
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,11 @@ from qsm.options.run import Backend
 
 
 def _dm_control(task: str, seed: int, action_repeat: int) -> HostEnvironment:
+    if importlib.util.find_spec("dm_control") is None:
+        raise ValueError(
+            "--backend dm_control needs the package dm_control, which is not installed. Take --backend mjx, or install "
+            "everything with: make setup"
+        )
     from envs import dmc  # takes a second
 
     return dmc.make_env(task, seed, action_repeat)

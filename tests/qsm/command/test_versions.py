@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -53,11 +54,63 @@ def test_a_mujoco_that_works_is_accepted(install, version: str):
     versions.check_versions()
 
 
-@pytest.mark.parametrize("package", ["mujoco", "dm_control"])
-def test_a_missing_package_names_the_mend(install, package: str):
-    install(**{package: None})
-    with pytest.raises(UserError, match=f"{package} is not installed .* make setup"):
+def test_a_missing_package_names_the_mend(install):
+    install(mujoco=None)
+    with pytest.raises(UserError, match=r"mujoco is not installed .* make setup"):
         versions.check_versions()
+
+
+WITHOUT = """
+import importlib.metadata, sys
+from importlib.abc import MetaPathFinder
+
+MISSING = ("dm_control", "wandb", "labmaze")
+
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+found = importlib.metadata.version
+
+def version(name):
+    if name in MISSING:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+
+importlib.metadata.version = version
+sys.meta_path.insert(0, Refuse())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in MISSING else find(name, *rest)
+from qsm.command.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""`qsm` on a machine that has neither dm_control nor wandb."""
+
+
+def without(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_mjx_needs_no_dm_control(tmp_path: Path):
+    line = ("train", "sac", "cartpole-swingup", "--runs", str(tmp_path), "--dry-run", "--backend")
+    done = without(*line, "mjx")
+    assert done.returncode == 0 and "backend" in done.stdout, done.stderr
+    done = without(*line[:-2], "--wandb", "disabled")
+    assert done.returncode == 2
+    assert done.stderr.startswith("qsm: error: --backend dm_control needs the package dm_control")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_mjx_trains_without_dm_control(tmp_path: Path):
+    line = "--backend mjx --num-envs 2 --steps 40 --random-steps 20 --replay-capacity 1000 --eval-episodes 1"
+    small = "--hidden-sizes 8 --batch-size 8 --wandb disabled --runs"
+    done = without("train", "sac", "cartpole-swingup", *line.split(), *small.split(), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mjx/cartpole-swingup/sac/seed_0/eval.csv").exists()
 
 
 @pytest.mark.parametrize("version", [(3, 13), (3, 14), (3, 10), (4, 0)])
