@@ -186,8 +186,14 @@ class Learner:
         """
         if self.placement.mesh is not None or self._ahead is not None:
             return
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+
+        def compile_learn() -> None:
+            with jax.default_matmul_precision(precision):  # a context is its thread's alone
+                self.compiled.learn.lower(*self._learn_shapes()).compile()
+
         threads = ThreadPoolExecutor(1, "compiler")
-        self._ahead = threads.submit(lambda: self.compiled.learn.lower(*self._learn_shapes()).compile())
+        self._ahead = threads.submit(compile_learn)
         threads.shutdown(wait=False)
 
     def _learn_shapes(self) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -34,10 +34,11 @@ class Sizes(NamedTuple):
     capacity: int
     hidden_sizes: tuple[int, ...]
     batch_size: int
+    options: Mapping[str, Any] = {}  # of the agent, besides
 
     def make_agent(self, observation_size: int, action_size: int) -> Any:
-        """The agent at its defaults but for layers and batch."""
-        options = {"hidden_sizes": self.hidden_sizes, "batch_size": self.batch_size}
+        """The agent at its defaults but for layers, batch and `options`."""
+        options = {"hidden_sizes": self.hidden_sizes, "batch_size": self.batch_size, **self.options}
         return agents.make_agent(self.agent, observation_size, action_size, **options)
 
     def import_agent(self) -> None:

@@ -5,15 +5,16 @@
 - seeds: updates alone, of S seeds in one program.
 - precision: the same at each `--matmul-precision`, which a CPU does not heed.
 - waterfall: where the time of each agent's update goes, by the part that asked for each operation.
+- growth: updates alone over width, batch, denoising steps, replay rows and seeds, each by itself.
 - device: the device loop (MJX) of N environments, and of S seeds, beside the same ticks without updates.
 - agents: the whole host loop of each agent beside its bare update on a fixed batch.
 - host: the host loop (dm_control) of S seeds in one program.
 - processes: one process a core, each with one seed of the host loop, all at once.
 
-The parts seeds, precision and waterfall, and the bare updates of agents, need jax, numpy, flax, optax and etils. The
-part device needs mujoco, mujoco-mjx, playground, psutil and filelock as well, the loops of agents, host and processes
-dm_control; none needs rich. What cannot be imported is skipped, as is what no longer fits into `--minutes`. What
-fails is recorded and the rest goes on; the exit status is then 1.
+The parts seeds, precision, waterfall and growth, and the bare updates of agents, need jax, numpy, flax, optax and
+etils. The part device needs mujoco, mujoco-mjx, playground, psutil and filelock as well, the loops of agents, host and
+processes dm_control; none needs rich. What cannot be imported is skipped, as is what no longer fits into `--minutes`.
+What fails is recorded and the rest goes on; the exit status is then 1.
 
 What is compared takes turns in blocks, so that a drift of the machine's speed touches all alike; rates are medians over
 blocks, and ratios medians of ratios within a round. Where others slow the machine down for moments, `undisturbed` has
@@ -39,9 +40,10 @@ import jax
 
 from envs.api import DeviceEnvironment
 from qsm.options.run import MatmulPrecision
-from qsm.speed import cases, limits, loop_cases, waterfall
+from qsm.speed import cases, limits, loop_cases
 from qsm.speed.bench import Bench, Timed, fastest_tenth, find, ratio
 from qsm.speed.options import Options, parse
+from qsm.speed.parts import growth, waterfall
 from qsm.speed.report import Budget, OutOfTimeError, Report
 from qsm.speed.starts import caches
 
@@ -237,6 +239,7 @@ MEASURES: dict[str, Callable[[Bench], None]] = {
     "seeds": lambda bench: measure_seeds(bench, "seeds", cases.LearnCase),
     "precision": measure_precision,
     "waterfall": waterfall.measure,
+    "growth": growth.measure,
     "device": measure_device,
     "agents": measure_agents,
     "host": measure_host,

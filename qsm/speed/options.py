@@ -9,8 +9,8 @@ from typing import Any
 
 from qsm.speed.cases import Sizes
 
-PARTS = ("seeds", "precision", "waterfall", "device", "agents", "host", "processes")
-"""In the order of what they need: a machine without a simulator has the first three."""
+PARTS = ("seeds", "precision", "waterfall", "growth", "device", "agents", "host", "processes")
+"""In the order of what they need: a machine without a simulator has the first four."""
 
 
 class Options(argparse.Namespace):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qsm.speed import waterfall
-from qsm.speed.waterfall import OTHER, Operation, Taken
+from qsm.speed.parts import waterfall
+from qsm.speed.parts.waterfall import OTHER, Operation, Taken
 
 ROWS, WIDTH, OUT = 8, 16, 4
 
