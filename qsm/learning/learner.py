@@ -190,13 +190,13 @@ class Learner:
 
         def compile_learn() -> None:
             with jax.default_matmul_precision(precision):  # a context is its thread's alone
-                self.compiled.learn.lower(*self._learn_shapes()).compile()
+                self.compiled.learn.lower(*self.learn_shapes()).compile()
 
         threads = ThreadPoolExecutor(1, "compiler")
         self._ahead = threads.submit(compile_learn)
         threads.shutdown(wait=False)
 
-    def _learn_shapes(self) -> tuple[Any, ...]:
+    def learn_shapes(self) -> tuple[Any, ...]:
         """Of the arguments of `learn`, where environments live on the host."""
         shape, seeds = jax.ShapeDtypeStruct, (self.num_seeds,)
         environments = (*seeds, self.num_envs)

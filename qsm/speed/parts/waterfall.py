@@ -43,6 +43,8 @@ PARTS = (
 RANDOM = ("threefry", "random_bits")
 """Names of the primitives that draw random bits, whoever asks for them."""
 OTHER = "other"
+FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id")
+"""Operations that compute nothing."""
 CONTAINERS = ("while", "conditional", "call")
 """Operations whose time is that of others, which are listed by themselves."""
 
@@ -107,6 +109,26 @@ def operations(program: str) -> dict[str, Operation]:
             gflop=products[called], part=most[0][0] if most else found[name].part
         )
     return found
+
+
+def launches(program: str) -> int:
+    """Operations that a compiled program starts one by one, each body of a loop counted once.
+
+    On an accelerator each is a kernel. What is merged into another, or is a reduction's own sum, starts nothing.
+
+    Args:
+      program: its text, `jitted.lower(...).compile().as_text()`.
+    """
+    inner = set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", program))
+    # What `call` calls is a sequence of operations like any other.
+    inner -= set(re.findall(r" call\(.*to_apply=%?([\w.\-]+)", program))
+    number, counts = 0, False
+    for line in program.splitlines():
+        if line and not line[0].isspace():
+            counts = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%") not in inner
+        elif counts and (match := _OPERATION.match(line)) is not None:
+            number += match[3] not in (*FREE, *CONTAINERS)
+    return number
 
 
 def _dot_gflop(shape: str, operands: str, rest: str, shapes: Mapping[str, str]) -> float:

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import agents
+from envs.api import EnvSpec
+from qsm.learning.learner import Learner
 from qsm.speed.parts import waterfall
 from qsm.speed.parts.waterfall import OTHER, Operation, Taken
 
@@ -89,3 +92,50 @@ ENTRY %main (a: f32[2,3], b: f32[3,5]) -> f32[2,5] {
     assert [row["share"] for row in rows] == pytest.approx([0.5, 0.25, 0.25])
     with pytest.raises(ValueError, match="no operation of this program"):
         waterfall.shares(text, {"another": Taken(1.0, 1)}, 1)
+
+
+def test_launches_are_neither_merged_nor_free():
+    text = """
+%fused (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %n = f32[2]{0} negate(%p)
+}
+
+%sum (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %s = f32[] add(%x, %y)
+}
+
+%body (c: (f32[2])) -> (f32[2]) {
+  %c = (f32[2]{0}) parameter(0)
+  %g = f32[2]{0} get-tuple-element(%c), index=0
+  %f = f32[2]{0} fusion(%g), kind=kLoop, calls=%fused
+  ROOT %t = (f32[2]{0}) tuple(%f)
+}
+
+%twice (z: f32[2]) -> f32[2] {
+  %z = f32[2]{0} parameter(0)
+  ROOT %m = f32[2]{0} multiply(%z, %z)
+}
+
+ENTRY %main (a: f32[2]) -> f32[] {
+  %a = f32[2]{0} parameter(0)
+  %k = f32[2]{0} call(%a), to_apply=%twice
+  %i = (f32[2]{0}) tuple(%k)
+  %w = (f32[2]{0}) while(%i), condition=%cond, body=%body
+  %o = f32[2]{0} get-tuple-element(%w), index=0
+  %zero = f32[] constant(0)
+  ROOT %r = f32[] reduce(%o, %zero), dimensions={0}, to_apply=%sum
+}
+"""
+    assert waterfall.launches(text) == 3  # the fusion, what is called, and the reduction
+
+
+@pytest.mark.parametrize(("name", "most"), [("sac", 740), pytest.param("qsm", 1080, marks=pytest.mark.slow)])
+def test_the_learning_program_has_no_more_operations_than_it_had(name: str, most: int):
+    """On an accelerator an update of one seed takes about as long as its launches; counted here on the CPU."""
+    agent = agents.make_agent(name, 3, 2, hidden_sizes=(16, 16), batch_size=8)
+    learner = Learner(agent, EnvSpec("sizes", 3, 2, 10, 1), 0, capacity=100)
+    program = learner.compiled.learn.lower(*learner.learn_shapes()).compile()
+    assert waterfall.launches(program.as_text()) <= most
