@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import agents
+from agents.config import AgentConfig
 from agents.parts.types import Mode
 from envs.api import EnvSpec
 from qsm.base.errors import UserError
@@ -33,7 +34,7 @@ SPEC = EnvSpec("probe-walk", 5, 2, 10, 1, (-1.0, -2.0), (1.1, 4.0), ENTRIES)
 SMALL: dict[str, Any] = {"hidden_sizes": (16, 16)}
 FEW_LEVELS: dict[str, Any] = {"time_embedding_size": 4, "time_hidden_sizes": (4,)}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "qsm": [{"denoising_steps": 2}, {"eval_samples": 3, "denoising_steps": 9}],
+    "qsm": [{"denoising_steps": 2}, {"eval_samples": 3, "denoising_steps": 4}],
     "qsm-clean": [
         {"denoising_steps": 3, "score_layer_norm": True},
         {"eval_samples": 2, "denoising_steps": 2},
@@ -43,19 +44,19 @@ CASES = [(name, options) for name in agents.AGENTS for options in OPTIONS.get(na
 
 
 def content(name: str, options: dict[str, Any], spec: EnvSpec = SPEC, agent: Any = None) -> bytes:
-    """The file of a fresh agent whose parameters have moved."""
+    """The file of an agent whose parameters were drawn, for to initialize it would compile it."""
     few = FEW_LEVELS if agents.AGENTS[name].family == "diffusion" else {}
     config = agents.config_class(name)(**SMALL, **few, **options)
     agent = agent or agents.build(name, config, spec.observation_size, spec.action_size)
-    state = agent.init(jax.random.key(1))
-    leaves, structure = jax.tree.flatten(state)
+    shapes = jax.eval_shape(agent.init, jax.random.key(1))
     draws = np.random.default_rng(0)
-    moved = [leaf + 0.3 * draws.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
+    state = jax.tree.map(lambda leaf: (0.3 * draws.normal(size=leaf.shape)).astype(leaf.dtype), shapes)
+    if isinstance(config, AgentConfig):
+        given = {name: np.float32(value) for name, value in config.hyperparameters().items()}
+        state = state._replace(hyperparameters=given)
     config_values = {"agent": name, "agent_config": json.loads(json.dumps(dataclasses.asdict(config)))}
     run = config_values | {"task": spec.task, "backend": "dm_control"}
-    return policy_file(run, spec, agent, Restored(jax.tree.unflatten(structure, moved), 1200, 87.5), ENTRIES)[
-        0
-    ]
+    return policy_file(run, spec, agent, Restored(state, 1200, 87.5), ENTRIES)[0]
 
 
 @functools.cache
