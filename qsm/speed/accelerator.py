@@ -1,13 +1,4 @@
-"""Everything that wants an accelerator, in one command that keeps to its minutes: rates, then trainings on MJX.
-
-    python scripts/accelerator.py results/accelerator/NAME [--minutes 9.5]
-    python scripts/accelerator.py /tmp/try --small --minutes 9      # the same on a CPU, in small
-
-Writes as it goes: `speed.json` (updates alone over seeds and precisions, every agent), `device.json` (the device loop),
-and below `runs/` the tables of `cheetah-run` for sac and qsm-clean at one update an environment step, eight seeds
-together, 100,000 steps. Each step has its share of the time and what those before it left over; at its end it is told
-to stop, and what it has is kept.
-"""
+"""The steps of `scripts/accelerator.py`: each a process with its share of the minutes, whose results are kept."""
 
 from __future__ import annotations
 
@@ -22,9 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-from qsm.command.script import read_arguments
-from qsm.options.parser import Positional
 
 ROOT = Path(__file__).parents[2]
 KEPT = ("config.json", "provenance.json", "status.json", "train.csv", "eval.csv")
@@ -125,11 +113,8 @@ def run(command: Sequence[str], log: Path, seconds: float, runs: Path, output: P
     return process.returncode
 
 
-def main() -> int:
+def run_all(output: Path, options: Options) -> int:
     """Runs all steps, and says what became of each; 1 where one of them failed."""
-    given = read_arguments(Options, __doc__, [Positional("output", "Folder for the results.", Path)])
-    options: Options = given["options"]
-    output: Path = given["output"].absolute()
     output.mkdir(parents=True, exist_ok=True)
     began, done, left_over = time.monotonic(), [], 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +131,3 @@ def main() -> int:
             (output / "steps.json").write_text(json.dumps(done, indent=1) + "\n")
     # 143: a training that was told to stop when its time was up, and saved.
     return int(any(step["status"] not in (0, 143, -signal.SIGTERM) for step in done))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
