@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qsm.base.errors import UserError, nearest
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.run_folder import RunDir
-from qsm.record.run_id import RunId
+from qsm.record.run_id import RunId, label_of
 from qsm.record.status import State
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def members(
       UserError: the sweep names no hyperparameter, a value that it cannot take, or `run_dir` is one for many runs.
     """
     try:
-        variants = _variants(agent, agent_config, launch, name)
+        variants = _variants(agent, agent_config, launch, name or label_of(agent_config))
         runs = [
             (label, variant, variant_name, dataclasses.replace(config, seed=config.seed + i))
             for variant_name, variant, label in variants
