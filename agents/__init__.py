@@ -7,9 +7,9 @@ import importlib
 from typing import Any, Literal, NamedTuple
 
 from agents.api import Agent
-from agents.presets import PLAIN, PRESETS, PresetName, options_of
+from agents.presets import PLAIN, PRESETS, PresetName, label_of, options_of
 
-__all__ = ["AGENTS", "PLAIN", "PRESETS", "Agent", "Entry", "Family", "PresetName", "Style"]
+__all__ = ["AGENTS", "PLAIN", "PRESETS", "Agent", "Entry", "Family", "PresetName", "Style", "label_of"]
 
 Family = Literal["diffusion", "gaussian", "deterministic"]
 """What the policy is; in tables and figures agents stand by family, in this order."""

@@ -63,7 +63,7 @@ class AgentConfig:
     critic_torso: Literal["mlp", "simba", "simbav2", "batchnorm"] = "mlp"
     """Kind of the hidden layers of the critics; batchnorm does without target critics (docs/critics.md)."""
     critic_hidden_sizes: tuple[int, ...] | None = None
-    """Widths of the critics' hidden layers, or of their blocks, which are equal; none: as --hidden-sizes."""
+    """Widths of the critics' hidden layers, or of their blocks, which are equal; none: the widths of both."""
     critic_layer_norm: bool = False
     """Layer normalisation after each hidden layer of the critics with torso mlp."""
     critic_weight_norm: bool = False
@@ -73,7 +73,7 @@ class AgentConfig:
     num_atoms: int = 101
     """Atoms of a critic that learns a distribution."""
     value_bound: float = 5.0
-    """Largest value of an atom, and bound that --normalize-rewards holds discounted returns to."""
+    """Largest value of an atom, and of the discounted returns of normalized rewards."""
     atom_smoothing: float = 0.75
     """Std of a target of head hl_gauss, in distances between atoms."""
     critic_reduction: Literal["min", "mean", "mean_std"] = "min"
@@ -83,7 +83,7 @@ class AgentConfig:
     actor_torso: Literal["mlp", "simba", "simbav2"] = "mlp"
     """Kind of the hidden layers of the actor."""
     actor_hidden_sizes: tuple[int, ...] | None = None
-    """Widths of the actor's hidden layers, or of its blocks, which are equal; none: as --hidden-sizes."""
+    """Widths of the actor's hidden layers, or of its blocks, which are equal; none: the widths of both."""
     critic_learning_rate: float = 3e-4
     """Adam's learning rate for the critics."""
     target_rate: float = 0.005

@@ -101,6 +101,11 @@ PRESETS: dict[PresetName, Preset] = {
 assert tuple(PRESETS) == get_args(PresetName)
 
 
+def label_of(preset: PresetName) -> str | None:
+    """The name of runs with `preset` that are given none: none for the one that changes nothing."""
+    return None if preset == PLAIN else preset
+
+
 def options_of(preset: PresetName, agent: str) -> dict[str, Any]:
     """What `preset` sets for `agent`, whether that agent has every such option or not."""
     entry = PRESETS[preset]

@@ -176,7 +176,8 @@ class Categorical:
 
     def near(self, value: jax.Array) -> jax.Array:
         """Values `[...]` as weights `[..., K]` of the atoms on either side, whose mean is the value, or the bound."""
-        offset = jnp.abs(jnp.clip(value, -self.bound, self.bound)[..., None] - self.atoms)
+        atoms = self.atoms[(None,) * value.ndim]
+        offset = jnp.abs(jnp.clip(value, -self.bound, self.bound)[..., None] - atoms)
         return jnp.maximum(1 - offset / self.distance, 0.0)
 
     def smoothed(self, value: jax.Array) -> jax.Array:

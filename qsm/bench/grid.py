@@ -19,7 +19,7 @@ from qsm.options.commands import OutputOptions
 from qsm.options.parser import Parser
 from qsm.options.run import Backend, LaunchOptions, RunConfig
 from qsm.record.config_file import conflicts, is_run, resolved_config
-from qsm.record.run_id import RunId, check_name, label_of
+from qsm.record.run_id import RunId, check_name
 from qsm.record.status import read_progress
 
 State = Literal["missing", "running", "finished", "stopped", "failed"]
@@ -250,4 +250,4 @@ def parse_agent(text: str, preset: agents.PresetName = agents.PLAIN) -> AgentSpe
         implied=lambda given: agents.preset_options(agent, given.get("preset", preset)),
     )
     config = parser.parse([f"--{option.lstrip('-')}" for option in options])["agent"]
-    return AgentSpec(agent, name or label_of(config), config)
+    return AgentSpec(agent, name or agents.label_of(config.preset), config)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import agents
 from qsm.base.errors import UserError
 
 ROOT = Path("runs")
@@ -59,11 +58,6 @@ def _variant(folder: Path, agent: str) -> str | None:
     """`NAME` of a `folder` in one called AGENT@NAME."""
     found, _, name = folder.parent.name.partition("@")
     return name or None if found == agent else None
-
-
-def label_of(agent_config: Any) -> str | None:
-    """The name of a variant that is given none: its preset, unless that changes nothing."""
-    return None if agent_config.preset == agents.PLAIN else agent_config.preset
 
 
 def check_name(name: str | None) -> None:

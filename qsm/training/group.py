@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import agents
 from qsm.base.errors import UserError, nearest
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.run_folder import RunDir
-from qsm.record.run_id import RunId, label_of
+from qsm.record.run_id import RunId
 from qsm.record.status import State
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def members(
       UserError: the sweep names no hyperparameter, a value that it cannot take, or `run_dir` is one for many runs.
     """
     try:
-        variants = _variants(agent, agent_config, launch, name or label_of(agent_config))
+        variants = _variants(agent, agent_config, launch, name or agents.label_of(agent_config.preset))
         runs = [
             (label, variant, variant_name, dataclasses.replace(config, seed=config.seed + i))
             for variant_name, variant, label in variants
