@@ -24,6 +24,8 @@ _SIMBA: dict[str, Any] = {
 _DISTRIBUTION: dict[str, Any] = {
     "critic_head": "c51",
     "normalize_rewards": True,
+    # SAC's entropy is part of its values: 4 nats at a temperature of 1 would come to 400, far beyond the atoms.
+    "initial_temperature": 0.01,
 }
 PRESETS: dict[PresetName, Preset] = {
     "paper": Preset("each agent as its paper has it, with plain critics: the defaults", {}),
@@ -60,7 +62,6 @@ PRESETS: dict[PresetName, Preset] = {
             "actor_learning_rate": 1e-4,
             "score_learning_rate": 1e-4,
             "temperature_learning_rate": 1e-4,
-            "initial_temperature": 0.01,
         },
         # No sphere for a score network, whose first layer is taken apart.
         {name: {"actor_torso": "simba", "actor_hidden_sizes": (256, 256)} for name in ("qsm", "qsm-clean")},
