@@ -7,6 +7,9 @@ import importlib
 from typing import Any, Literal, NamedTuple
 
 from agents.api import Agent
+from agents.presets import PLAIN, PRESETS, PresetName, label_of, options_of
+
+__all__ = ["AGENTS", "PLAIN", "PRESETS", "Agent", "Entry", "Family", "PresetName", "Style", "label_of"]
 
 Family = Literal["diffusion", "gaussian", "deterministic"]
 """What the policy is; in tables and figures agents stand by family, in this order."""
@@ -93,6 +96,29 @@ def config_from_dict(name: str, values: dict[str, Any]) -> Any:
     return config_class(name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def preset_options(name: str, preset: PresetName) -> dict[str, Any]:
+    """What `preset` sets of the options of agent `name`, itself among them; it may name others, which are left out.
+
+    Raises:
+      ValueError: an unknown agent or preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    known = {field.name for field in dataclasses.fields(config_class(name))}
+    options = {option: value for option, value in options_of(preset, name).items() if option in known}
+    return {"preset": preset, **options}
+
+
+def config_of(name: str, preset: PresetName = PLAIN, **given: Any) -> Any:
+    """The options of agent `name`: those of `preset`, and those `given` in their place.
+
+    Raises:
+      ValueError: an unknown agent or preset, or a value outside what its field allows.
+      TypeError: an entry that names no field.
+    """
+    return config_class(name)(**preset_options(name, preset) | given)
+
+
 def override(config: Any, **values: Any) -> Any:
     """`config` with fields replaced.
 
@@ -109,14 +135,19 @@ def override(config: Any, **values: Any) -> Any:
 def build(name: str, config: Any, observation_size: int, action_size: int) -> Agent:
     """Agent `name` with options `config`, for flat observations `[O]` and actions `[A]`."""
     entry = AGENTS[name]
-    return getattr(importlib.import_module(entry.module), entry.agent)(config, observation_size, action_size)
+    kind = getattr(importlib.import_module(entry.module), entry.agent)
+    if config.reset_interval:
+        from agents.parts.base import resetting
+
+        kind = resetting(kind)
+    return kind(config, observation_size, action_size)
 
 
 def make_agent(name: str, observation_size: int, action_size: int, **overrides: Any) -> Agent:
-    """`build` with the default options of agent `name`, some of them overridden by name.
+    """`build` with the default options of agent `name`, or those of a `preset`, some of them overridden by name.
 
     Raises:
       ValueError: an unknown agent, or a value outside what its field allows.
       TypeError: an override that names no field.
     """
-    return build(name, config_class(name)(**overrides), observation_size, action_size)
+    return build(name, config_of(name, **overrides), observation_size, action_size)

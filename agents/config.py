@@ -8,6 +8,7 @@ import typing
 from typing import Any, ClassVar, Literal
 
 from agents.parts.types import Sampling
+from agents.presets import PresetName
 
 Limits = dict[str, tuple[float, float]]
 INFINITY = math.inf
@@ -47,6 +48,8 @@ class AgentConfig:
     that the agent keeps in `State.hyperparameters`, so one compiled program serves any value of it.
     """
 
+    preset: PresetName = "paper"
+    """Named set of options that those not given are taken from: qsm agents --presets."""
     batch_size: int = 256
     """Transitions in an update."""
     discount: float = 0.99
@@ -57,14 +60,50 @@ class AgentConfig:
     """Widths of the hidden layers of actor and critics."""
     num_critics: int = 2
     """Members of the critic ensemble."""
+    critic_torso: Literal["mlp", "simba", "simbav2", "batchnorm"] = "mlp"
+    """Kind of the hidden layers of the critics; batchnorm does without target critics (docs/critics.md)."""
+    critic_hidden_sizes: tuple[int, ...] | None = None
+    """Widths of the critics' hidden layers, or of their blocks, which are equal; none: the widths of both."""
     critic_layer_norm: bool = False
-    """Layer normalisation after each hidden layer of the critics."""
+    """Layer normalisation after each hidden layer of the critics with torso mlp."""
+    critic_weight_norm: bool = False
+    """Hidden kernels of columns of length one, for the critics with torso batchnorm."""
+    critic_head: Literal["scalar", "c51", "two_hot", "hl_gauss"] = "scalar"
+    """What the critics learn: a number, or a distribution over atoms, with the target projected or spread over them."""
+    num_atoms: int = 101
+    """Atoms of a critic that learns a distribution."""
+    value_bound: float = 5.0
+    """Largest value of an atom, and of the discounted returns of normalized rewards."""
+    atom_smoothing: float = 0.75
+    """Std of a target of head hl_gauss, in distances between atoms."""
+    critic_reduction: Literal["min", "mean", "mean_std"] = "min"
+    """One value of all critics, for targets and actors: the smallest, the mean, or the mean less some std."""
+    critic_pessimism: float = 1.0
+    """Standard deviations that mean_std takes off the mean."""
+    actor_torso: Literal["mlp", "simba", "simbav2"] = "mlp"
+    """Kind of the hidden layers of the actor."""
+    actor_hidden_sizes: tuple[int, ...] | None = None
+    """Widths of the actor's hidden layers, or of its blocks, which are equal; none: the widths of both."""
     critic_learning_rate: float = 3e-4
     """Adam's learning rate for the critics."""
     target_rate: float = 0.005
     """Polyak rate of the target critics, per update."""
     normalize_observations: bool = False
     """Bring observations to mean zero and variance one, by running statistics of all that were made."""
+    normalize_rewards: bool = False
+    """Divide rewards so that running discounted returns have standard deviation one at most and stay in the bound."""
+    adam_beta1: float = 0.9
+    """Adam's decay of its mean of gradients."""
+    weight_decay: float = 0.0
+    """Decay of kernels per update, times the learning rate (AdamW)."""
+    gradient_clip: float = 0.0
+    """Longest gradient of a network; 0: as it is."""
+    learning_rate_decay_steps: int = 0
+    """Updates over which the learning rates of critics and actor fall linearly; 0: they stay."""
+    last_learning_rate: float = 0.1
+    """Share of the learning rates that they fall to."""
+    reset_interval: int = 0
+    """Updates after which all networks begin anew, statistics and replay buffer apart; 0: never."""
 
     limits: ClassVar[Limits] = {
         "batch_size": (1, 2**20),
@@ -74,9 +113,24 @@ class AgentConfig:
         "num_critics": (1, 64),
         "critic_learning_rate": (0, 10),
         "target_rate": (0, 1),
+        "critic_hidden_sizes": (1, 2**16),
+        "num_atoms": (2, 2**12),
+        "value_bound": (1e-6, 1e9),
+        "atom_smoothing": (1e-3, 100),
+        "critic_pessimism": (0, 100),
+        "actor_hidden_sizes": (1, 2**16),
+        "adam_beta1": (0, 0.9999),
+        "weight_decay": (0, 10),
+        "gradient_clip": (0, 1e9),
+        "learning_rate_decay_steps": (0, INFINITY),
+        "last_learning_rate": (0, 1),
+        "reset_interval": (0, INFINITY),
     }
 
-    constants: ClassVar[tuple[str, ...]] = ()
+    constants: ClassVar[tuple[str, ...]] = (
+        *("value_bound", "atom_smoothing", "critic_pessimism"),
+        *("adam_beta1", "weight_decay", "gradient_clip", "last_learning_rate"),
+    )
     """Floats that shape the program, and are no hyperparameters."""
     initial: ClassVar[tuple[str, ...]] = ()
     """Hyperparameters that only a fresh state depends on."""
@@ -84,8 +138,16 @@ class AgentConfig:
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
         check_choices(self)
-        if not self.hidden_sizes:
-            raise ValueError("hidden_sizes is empty; it must hold at least one width")
+        for name in ("hidden_sizes", "critic_hidden_sizes", "actor_hidden_sizes"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} is empty; it must hold at least one width")
+        for part in ("critic", "actor"):
+            kind, sizes = getattr(self, f"{part}_torso"), getattr(self, f"{part}_hidden_sizes")
+            name = "hidden_sizes" if sizes is None else f"{part}_hidden_sizes"
+            if kind.startswith("simba") and len(set(sizes or self.hidden_sizes)) > 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must hold equal widths, of the blocks of {kind}"
+                )
 
     @property
     def sampling(self) -> Sampling:
@@ -105,6 +167,8 @@ class AgentConfig:
 class DiffusionConfig(AgentConfig):
     """Options of every agent whose policy is a diffusion chain."""
 
+    actor_torso: Literal["mlp", "simba"] = "mlp"
+    """Kind of the hidden layers of the score network."""
     denoising_steps: int = 5
     """Levels T of the diffusion chain."""
     schedule: Literal["vp", "cosine", "linear"] = "vp"
@@ -134,7 +198,8 @@ class DiffusionConfig(AgentConfig):
     eval_samples: int = 1
     """Actions sampled in evaluation, of which the one with the largest smaller-critic value is taken."""
 
-    constants: ClassVar[tuple[str, ...]] = ("beta_min", "beta_max")  # the schedule is fixed when compiled
+    # The schedule is fixed when compiled.
+    constants: ClassVar[tuple[str, ...]] = (*AgentConfig.constants, "beta_min", "beta_max")
     limits: ClassVar[Limits] = AgentConfig.limits | {
         "denoising_steps": (1, 1000),
         "beta_min": (1e-6, 1000),

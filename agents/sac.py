@@ -60,7 +60,9 @@ class SAC(AgentBase):
 
     @property
     def policy(self) -> gaussian.GaussianPolicy:
-        return gaussian.GaussianPolicy(actors.TanhGaussian(self.action_size, self.actor_torso))
+        return gaussian.GaussianPolicy(
+            actors.TanhGaussian(self.action_size, self.actor_torso), rule=self.rule
+        )
 
     def init(self, key: jax.Array) -> State:
         actor_key, critic_key = jax.random.split(key)

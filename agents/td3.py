@@ -62,7 +62,8 @@ class TD3(AgentBase):
     @property
     def actor(self) -> approximator.Approximator:
         """pi(s), actions `[B, A]` in [-1, 1]."""
-        return approximator.Approximator(actors.DeterministicActor(self.action_size, self.actor_torso))
+        network = actors.DeterministicActor(self.action_size, self.actor_torso)
+        return approximator.Approximator(network, rule=self.rule)
 
     def init(self, key: jax.Array) -> State:
         actor_key, critic_key = jax.random.split(key)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from agents.networks.initializers import orthogonal
 from agents.networks.torsos import Torso
 
 
@@ -21,9 +22,13 @@ class TanhGaussian(nn.Module):
     @nn.compact
     def __call__(self, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = self.torso.build("torso")(observation)
-        x = nn.Dense(2 * self.action_size, kernel_init=orthogonal(1.0), name="unsquashed")(features)
+        x = self.torso.output(2 * self.action_size, 1.0, "unsquashed")(features)
         mean, log_std = jnp.split(x, 2, axis=-1)
         return mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)
+
+    def project(self, params: Any) -> Any:
+        """See `Torso.project`."""
+        return self.torso.project(params)
 
 
 class DeterministicActor(nn.Module):
@@ -35,4 +40,8 @@ class DeterministicActor(nn.Module):
     @nn.compact
     def __call__(self, observation: jax.Array) -> jax.Array:
         features = self.torso.build("torso")(observation)
-        return jnp.tanh(nn.Dense(self.action_size, kernel_init=orthogonal(1e-2), name="unsquashed")(features))
+        return jnp.tanh(self.torso.output(self.action_size, 1e-2, "unsquashed")(features))
+
+    def project(self, params: Any) -> Any:
+        """See `Torso.project`."""
+        return self.torso.project(params)

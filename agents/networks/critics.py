@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from agents.networks.initializers import orthogonal
 from agents.networks.torsos import Torso
 
 
@@ -17,7 +18,7 @@ class _Critic(nn.Module):
     @nn.compact
     def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
         features = self.torso.build("torso")(jnp.concatenate([observation, action], axis=-1))
-        return nn.Dense(self.output_size, kernel_init=orthogonal(1.0), name="value")(features)
+        return self.torso.output(self.output_size, 1.0, "value")(features)
 
 
 class CriticEnsemble(nn.Module):
@@ -34,9 +35,13 @@ class CriticEnsemble(nn.Module):
     def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
         ensemble = nn.vmap(
             _Critic,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "batch_stats": 0},
             split_rngs={"params": True},  # members must differ from the start
             in_axes=None,  # type: ignore[arg-type]
             axis_size=self.num_critics,
         )
         return ensemble(self.torso, self.output_size, name="members")(observation, action)
+
+    def project(self, params: Any) -> Any:
+        """See `Torso.project`."""
+        return self.torso.project(params)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from agents.networks.initializers import hidden_init, orthogonal
+from agents.networks.simba import Blocks
 from agents.networks.torsos import MLP, mish
 
 
@@ -24,6 +27,7 @@ class ScoreNetwork(nn.Module):
     time_embedding_size: int
     time_sizes: tuple[int, ...]
     layer_norm: bool = False
+    torso: Literal["mlp", "simba"] = "mlp"
 
     def setup(self) -> None:
         half = self.time_embedding_size // 2
@@ -33,9 +37,12 @@ class ScoreNetwork(nn.Module):
         fan_in = self.observation_size + self.action_size + code_size
         self.kernel = self.param("kernel", hidden_init, (fan_in, self.sizes[0]))
         self.bias = self.param("bias", nn.initializers.zeros, (self.sizes[0],))
-        if self.layer_norm:
-            self.first_norm = nn.LayerNorm()
-        self.rest = MLP(self.sizes[1:], activation=mish, layer_norm=self.layer_norm)
+        if self.torso == "simba":
+            self.rest = Blocks(self.sizes, activation=mish)
+        else:
+            if self.layer_norm:
+                self.first_norm = nn.LayerNorm()
+            self.rest = MLP(self.sizes[1:], activation=mish, layer_norm=self.layer_norm)
         self.score = nn.Dense(self.action_size, kernel_init=orthogonal(1.0))
 
     def encode_observation(self, observation: jax.Array) -> jax.Array:
@@ -54,6 +61,8 @@ class ScoreNetwork(nn.Module):
         """Predicted noise `[B, A]` from both contributions `[B, H]` and the noised action `[B, A]`."""
         own = action @ self.kernel[self.observation_size : self.observation_size + self.action_size]
         x = encoded_observation + encoded_level + own
+        if self.torso == "simba":  # the first layer is its embedding, which is linear
+            return self.score(self.rest(x))
         if self.layer_norm:
             x = self.first_norm(x)
         return self.score(self.rest(mish(x)))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from agents.networks.initializers import hidden_init
+from agents.networks import simbav2
+from agents.networks.batchnorm import BatchNormMLP
+from agents.networks.initializers import hidden_init, orthogonal
+from agents.networks.simba import Simba
 
+Kind = Literal["mlp", "simba", "simbav2", "batchnorm"]
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -44,14 +49,49 @@ class MLP(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Torso:
-    """What stands between a network's inputs and its output layer: which layers, and how wide.
+    """What stands between a network's inputs and its outputs: which layers, and how wide.
 
     A value and not a module, so that an ensemble can build one for each member.
+
+    Args:
+      sizes: widths of the layers; of the blocks, all equal, for `simba` and `simbav2`.
+      layer_norm: of `mlp`.
+      kind: see docs/critics.md.
+      weight_norm: of `batchnorm`.
+      is_training: of `batchnorm`, see there.
     """
 
     sizes: tuple[int, ...]
     layer_norm: bool = False
+    kind: Kind = "mlp"
+    weight_norm: bool = False
+    is_training: bool = False
+
+    @property
+    def normalizes_batches(self) -> bool:
+        """Whether what it says of one row depends on those beside it."""
+        return self.kind == "batchnorm"
 
     def build(self, name: str) -> nn.Module:
         """The module, to be called in the network that holds it: `[B, ...]` to features `[B, F]`."""
+        if self.kind == "simba":
+            return Simba(self.sizes, name=name)
+        if self.kind == "simbav2":
+            return simbav2.SimbaV2(self.sizes, name=name)
+        if self.kind == "batchnorm":
+            return BatchNormMLP(self.sizes, self.weight_norm, self.is_training, name=name)
         return MLP(self.sizes, layer_norm=self.layer_norm, name=name)
+
+    def output(self, size: int, scale: float, name: str) -> nn.Module:
+        """The layer behind the features, `[B, F]` to `[B, size]`.
+
+        Args:
+          scale: of its orthogonal kernel, where it has one.
+        """
+        if self.kind == "simbav2":
+            return simbav2.UnitOutput(size, name=name)
+        return nn.Dense(size, kernel_init=orthogonal(scale), name=name)
+
+    def project(self, params: Any) -> Any:
+        """Parameters of a network that is built of it, after a step."""
+        return simbav2.project(params) if self.kind == "simbav2" or self.weight_norm else params

@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 class Approximator:
     """A network with what is done to its parameters.
 
-    A network may have a method `project(params)`, applied after each step: for weights that are kept on a sphere.
+    A network may have a method `project(params)`, applied at the start and after each step: for weights that are kept
+    on a sphere.
+
+    Args:
+      network: any.
+      rule: of its steps.
     """
 
     network: nn.Module
+    rule: optimizer.Rule = dataclasses.field(default=optimizer.PLAIN, kw_only=True)
 
     def init(self, key: jax.Array, *inputs: jax.Array) -> Learned:
         """Fresh parameters for `inputs`, of which only the shapes count."""
-        return optimizer.start(initializers.init(self.network, key, *inputs))
+        return optimizer.start(self.projected(initializers.init(self.network, key, *inputs)))
 
     def apply(self, params: Any, *inputs: jax.Array, method: str | None = None) -> Any:
         """Output of the network, which for a module with parameters alone is all that flax returns."""
@@ -40,7 +46,11 @@ class Approximator:
         rate: float | jax.Array,
         *inputs: Any,
     ) -> tuple[Learned, Any]:
-        """`optimizer.descend`, and the network's projection."""
-        learned, aside = optimizer.descend(loss, learned, rate, *inputs)
+        """`optimizer.descend` by `rule`, and the network's projection."""
+        learned, aside = optimizer.descend(loss, learned, rate, *inputs, rule=self.rule)
+        return learned._replace(params=self.projected(learned.params)), aside
+
+    def projected(self, params: Any) -> Any:
+        """`params` where the network keeps them."""
         project: Callable[[Any], Any] | None = getattr(self.network, "project", None)
-        return (learned if project is None else learned._replace(params=project(learned.params))), aside
+        return params if project is None else project(params)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epy
 
 from agents.config import AgentConfig
-from agents.parts.types import Sampling, Transition
+from agents.parts.types import Metrics, Sampling, Transition
 
 with epy.lazy_imports():  # the command line reads the options of agents without loading JAX
     import jax
     import jax.numpy as jnp
 
     from agents.networks import critics, torsos
-    from agents.parts import critic, heads, normalizer
+    from agents.parts import critic, heads, normalizer, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +47,32 @@ class AgentBase:
     def critic(self) -> critic.Critic:
         """The ensemble of critics."""
         c = self.config
-        torso = torsos.Torso(c.hidden_sizes, c.critic_layer_norm)
-        return critic.Critic(critics.CriticEnsemble(c.num_critics, torso), heads.Scalar())
+        sizes = c.critic_hidden_sizes or c.hidden_sizes
+        torso = torsos.Torso(sizes, c.critic_layer_norm, c.critic_torso, c.critic_weight_norm)
+        head = self.head
+        network = critics.CriticEnsemble(c.num_critics, torso, head.output_size)
+        kind = critic.JointCritic if torso.normalizes_batches else critic.Critic
+        return kind(network, head, rule=self.rule)
+
+    @property
+    def head(self) -> heads.Head:
+        """What the outputs of the critics mean."""
+        c = self.config
+        reduction = heads.Reduction(c.critic_reduction, c.critic_pessimism)
+        if c.critic_head == "scalar":
+            return heads.Scalar(reduction=reduction)
+        return heads.Categorical(c.num_atoms, c.value_bound, c.critic_head, c.atom_smoothing, reduction)
+
+    @property
+    def rule(self) -> optimizer.Rule:
+        """How the gradients of critics and actor become steps."""
+        return optimizer.rule_of(self.config)
 
     @property
     def actor_torso(self) -> torsos.Torso:
         """Hidden layers of an actor network."""
-        return torsos.Torso(self.config.hidden_sizes)
+        c = self.config
+        return torsos.Torso(c.actor_hidden_sizes or c.hidden_sizes, kind=c.actor_torso)
 
     def init_critic(self, key: jax.Array) -> critic.CriticState:
         """Fresh critics."""
@@ -66,27 +86,63 @@ class AgentBase:
             name: jnp.asarray(value, jnp.float32) for name, value in self.config.hyperparameters().items()
         }
 
-    # ---- Observations -------------------------------------------------------------------------------------------
+    # ---- Observations and rewards -------------------------------------------------------------------------------
 
     def init_normalizer(self) -> Any:
-        """Statistics of no observation; () where observations are not normalized."""
-        return normalizer.init(self.observation_size) if self.config.normalize_observations else ()
+        """Statistics of nothing; () where neither observations nor rewards are normalized."""
+        c = self.config
+        observation = normalizer.init(self.observation_size) if c.normalize_observations else ()
+        if not c.normalize_rewards:
+            return observation
+        return normalizer.Normalizer(observation, normalizer.init_returns())
 
     def observe(self, state: Any, time_step: Any, is_valid: jax.Array) -> Any:
-        if not self.config.normalize_observations:
-            return state
-        seen = normalizer.observe(state.normalizer, time_step.observation, is_valid)
-        return state._replace(normalizer=seen)
+        c, seen = self.config, state.normalizer
+        if c.normalize_rewards:
+            returns = normalizer.observe_returns(seen.returns, time_step, is_valid, self.discount(state))
+            seen = seen._replace(returns=returns)
+        if c.normalize_observations:
+            statistics = normalizer.observe(self._statistics(state), time_step.observation, is_valid)
+            seen = seen._replace(observation=statistics) if c.normalize_rewards else statistics
+        return state if seen is state.normalizer else state._replace(normalizer=seen)
+
+    def _statistics(self, state: Any) -> normalizer.Statistics:
+        return state.normalizer.observation if self.config.normalize_rewards else state.normalizer
 
     def normalized(self, state: Any, observation: jax.Array) -> jax.Array:
         """Observations `[B, O]` as the networks see them."""
         if not self.config.normalize_observations:
             return observation
-        return normalizer.normalize(state.normalizer, observation)
+        return normalizer.normalize(self._statistics(state), observation)
 
     def normalized_batch(self, state: Any, batch: Transition) -> Transition:
-        """`batch` with its observations as the networks see them."""
+        """`batch` with its observations and rewards as the networks see them."""
+        if self.config.normalize_rewards:
+            scale = normalizer.reward_scale(state.normalizer.returns, self.config.value_bound)
+            batch = batch._replace(reward=batch.reward / scale, scale=scale)
         return batch._replace(
             observation=self.normalized(state, batch.observation),
             next_observation=self.normalized(state, batch.next_observation),
         )
+
+
+class _Resetting(AgentBase):
+    """Begins anew after every `reset_interval` updates (Nikishin et al. 2022; D'Oro et al. 2023)."""
+
+    def update(self, state: Any, batch: Transition, key: jax.Array, step: jax.Array) -> tuple[Any, Metrics]:
+        """An update, and a reset before it where one is due; statistics and hyperparameters stay."""
+        update_key, reset_key = jax.random.split(key)
+
+        def renewed(state: Any, key: jax.Array) -> Any:
+            fresh = self.init(key)  # type: ignore[attr-defined]
+            return fresh._replace(normalizer=state.normalizer, hyperparameters=state.hyperparameters)
+
+        is_due = (step > 0) & (step % self.config.reset_interval == 0)
+        state = jax.lax.cond(is_due, renewed, lambda state, key: state, state, reset_key)
+        return super().update(state, batch, update_key, step)  # type: ignore[misc]
+
+
+@functools.cache
+def resetting(agent: type) -> type:
+    """The class of agents `agent` that reset themselves."""
+    return type(agent.__name__, (_Resetting, agent), {"__doc__": agent.__doc__})

@@ -26,8 +26,8 @@ class CriticState(NamedTuple):
 class Target(NamedTuple):
     """What `Critic.regress` is given; its content is between `Critic.target` and it."""
 
-    content: Any  # as the head has it
-    next_value: jax.Array  # [E, B], of the target critics at (s', a')
+    content: Any  # as the head has it; of `JointCritic`, what it is made from
+    next_value: Any  # [E, B], of the target critics at (s', a'); None where `regress` finds it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Critic(approximator.Approximator):
 
     @jax.named_scope("critic_value")
     def smallest_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
-        """min_i Q_i(s, a) `[B]`."""
-        return self.value(params, observation, action).min(axis=0)
+        """min_i Q_i(s, a) `[B]`, or what else the head's reduction makes of the members."""
+        return self.head.reduction(self.value(params, observation, action))
 
     @jax.named_scope("critic_value")
     def first_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
@@ -105,7 +105,13 @@ class Critic(approximator.Approximator):
             return errors.mean(axis=1).sum(), (self.head.value(out), errors)
 
         online, (values, errors) = self.descend(loss, state.online, rate)
-        target_value = self.head.target_value(target.content)
+        metrics = self.metrics(batch, values, errors, self.head.target_value(target.content))
+        return state._replace(online=online), target.next_value, metrics
+
+    def metrics(
+        self, batch: Transition, values: jax.Array, errors: jax.Array, target_value: jax.Array
+    ) -> Metrics:
+        """Of a regression: values and errors `[E, B]` before its step, and targets `[B]`."""
         metrics = {
             "critic/q_replay": mean(values),
             "critic/target": mean(target_value),
@@ -113,8 +119,52 @@ class Critic(approximator.Approximator):
             "critic/loss": mean(errors),
             "critic/disagreement": mean(values.std(axis=0)),
         }
-        return state._replace(online=online), target.next_value, metrics
+        return metrics | ({} if batch.scale is None else {"critic/reward_scale": mean(batch.scale)})
 
     def follow(self, state: CriticState, rate: float | jax.Array) -> CriticState:
         """Moves the target critics towards the critics, by Polyak averaging."""
         return state._replace(target=polyak(state.target, state.online.params, rate))
+
+
+class JointCritic(Critic):
+    """Critics that normalise batches: (s, a) and (s', a') go through the network together (Bhatt et al. 2024).
+
+    There is no slow copy: `CriticState.target` has the parameters of the critics themselves. The running statistics
+    stand beside the parameters, as the collection `batch_stats`; values outside `regress` are by them.
+    """
+
+    def target(
+        self, state: CriticState, batch: Transition, next_action: jax.Array, bonus: jax.Array | None = None
+    ) -> Target:
+        """What `regress` needs for the backup; see `Critic.target`."""
+        return Target(jax.lax.stop_gradient((next_action, bonus)), None)
+
+    @jax.named_scope("critic_regress")
+    def regress(
+        self, state: CriticState, batch: Transition, target: Target, rate: float | jax.Array
+    ) -> tuple[CriticState, jax.Array, Metrics]:
+        """See `Critic.regress`; the target critics are the critics after the step."""
+        next_action, bonus = target.content
+        observations = jnp.concatenate([batch.observation, batch.next_observation])
+        actions = jnp.concatenate([batch.action, next_action])
+        torso = dataclasses.replace(self.network.torso, is_training=True)
+        training = self.network.clone(torso=torso)
+
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            both, moved = training.apply(params, observations, actions, mutable=["batch_stats"])
+            out, next_out = jnp.split(both, 2, axis=1)
+            next_out = jax.lax.stop_gradient(next_out)
+            content = jax.lax.stop_gradient(self.head.target(batch.reward, batch.discount, next_out, bonus))
+            errors = self.head.errors(out, content)
+            values = self.head.value(out), self.head.value(next_out), self.head.target_value(content)
+            return errors.mean(axis=1).sum(), (moved, errors, *values)
+
+        online, (moved, errors, values, next_value, target_value) = self.descend(loss, state.online, rate)
+        # They have no gradient: Adam leaves them as they were.
+        online = online._replace(params={**online.params, **moved})
+        metrics = self.metrics(batch, values, errors, target_value)
+        return CriticState(online, online.params), next_value, metrics
+
+    def follow(self, state: CriticState, rate: float | jax.Array) -> CriticState:
+        """There is nothing to move."""
+        return state

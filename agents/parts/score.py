@@ -14,7 +14,7 @@ from agents.networks.score import ScoreNetwork
 from agents.parts import diffusion
 from agents.parts.approximator import Approximator
 from agents.parts.measure import mean, saturation, skipped
-from agents.parts.optimizer import Learned, cosine_decay
+from agents.parts.optimizer import Learned, cosine_decay, rule_of
 from agents.parts.types import Mean, Metrics
 
 SPREAD_INTERVAL = 100  # updates between measurements of the policy's spread
@@ -115,15 +115,17 @@ def denoiser(config: DiffusionConfig, observation_size: int, action_size: int) -
     network = ScoreNetwork(
         observation_size,
         action_size,
-        config.hidden_sizes,
+        config.actor_hidden_sizes or config.hidden_sizes,
         config.time_embedding_size,
         config.time_hidden_sizes,
         config.score_layer_norm,
+        config.actor_torso,
     )
     schedule = diffusion.make_schedule(
         config.schedule, config.denoising_steps, config.beta_min, config.beta_max
     )
-    return Denoiser(network, schedule, config.step_variance, config.score_decay_steps)
+    rule = rule_of(config, decays=False)  # its learning rate has a decay of its own
+    return Denoiser(network, schedule, config.step_variance, config.score_decay_steps, rule=rule)
 
 
 def best_of(

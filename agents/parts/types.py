@@ -30,6 +30,7 @@ class Transition(NamedTuple):
     discount: jax.Array  # [B]
     next_observation: jax.Array  # [B, O]
     index: Index | None = None  # None for a batch that comes from no replay buffer
+    scale: Any = None  # [], that rewards were divided by; None where they were not
 
 
 class Revision(NamedTuple):

@@ -69,12 +69,14 @@ class Job(NamedTuple):
         backend: Any = first.id.backend
         launch = LaunchOptions(backend, num_seeds=len(self.cells), extend_steps=True)
         output = OutputOptions(self.folder, first.id.name)
-        options = (first.agent_config, first.run_config, launch, output)
+        agent, preset = first.id.agent, first.agent_config.preset
         return [
             "train",
-            first.id.agent,
+            agent,
             first.id.task,
-            *(word for one in options for word in to_arguments(one)),
+            *([] if preset == agents.PLAIN else [f"--preset={preset}"]),
+            *to_arguments(first.agent_config, agents.config_of(agent, preset)),
+            *(word for one in (first.run_config, launch, output) for word in to_arguments(one)),
         ]
 
 
@@ -216,8 +218,8 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def parse_agent(text: str) -> AgentSpec:
-    """Reads `AGENT[@NAME][:OPTION=VALUE...]`.
+def parse_agent(text: str, preset: agents.PresetName = agents.PLAIN) -> AgentSpec:
+    """Reads `AGENT[@NAME][:OPTION=VALUE...]`; options that are not there are those of `preset`, as is a missing name.
 
     Raises:
       UserError: no such agent or option, a value that is not allowed, options without a name to tell them by, or a
@@ -241,7 +243,11 @@ def parse_agent(text: str) -> AgentSpec:
             f"{text}:OPTION=VALUE, or leave the name out"
         )
     parser = Parser(
-        f"qsm train {agent}", "", {"agent": agents.config_class(agent)}, subject=f"agent {agent!r}"
+        f"qsm train {agent}",
+        "",
+        {"agent": agents.config_class(agent)},
+        subject=f"agent {agent!r}",
+        implied=lambda given: agents.preset_options(agent, given.get("preset", preset)),
     )
     config = parser.parse([f"--{option.lstrip('-')}" for option in options])["agent"]
-    return AgentSpec(agent, name or None, config)
+    return AgentSpec(agent, name or agents.label_of(config.preset), config)

@@ -37,7 +37,7 @@ def bench(arguments: Sequence[str]) -> int:
     from qsm.bench.fill import fill
     from qsm.bench.grid import make_grid, parse_agent
 
-    specs = [parse_agent(text) for text in options.agents]
+    specs = [parse_agent(text, options.preset) for text in options.agents]
     of_all = {"steps": options.steps, "wandb": options.wandb} | protocol.given()
     run_config = parser.instance(run_config_class(options.backend), of_all)
     seeds = range(options.first_seed, options.first_seed + options.seeds)

@@ -36,7 +36,7 @@ COMMANDS = {
     ),
     "sync": Command(show.sync, "[FOLDER]", "upload to wandb what was recorded offline"),
     "tasks": Command(show.tasks, "[options]", "list the tasks"),
-    "agents": Command(show.list_agents, "", "list the agents"),
+    "agents": Command(show.list_agents, "[options]", "list the agents, and presets of their options"),
     "dashboard": Command(show.dashboard, "[RUNS] [options]", "show learning curves in the browser"),
 }
 

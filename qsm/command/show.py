@@ -10,9 +10,16 @@ from pathlib import Path
 
 from qsm.base.errors import UserError
 from qsm.command.start import start_jax
-from qsm.command.train import agent_table
+from qsm.command.train import agent_table, preset_table
 from qsm.command.versions import check_versions
-from qsm.options.commands import DashboardOptions, EvalOptions, ExportOptions, ReportOptions, TasksOptions
+from qsm.options.commands import (
+    AgentsOptions,
+    DashboardOptions,
+    EvalOptions,
+    ExportOptions,
+    ReportOptions,
+    TasksOptions,
+)
 from qsm.options.parser import Parser, Positional
 
 
@@ -162,10 +169,14 @@ def sync(arguments: Sequence[str]) -> int:
 
 
 def list_agents(arguments: Sequence[str]) -> int:
-    """`qsm agents`."""
-    Parser("qsm agents", "List the agents.").parse(arguments)
+    """`qsm agents [--presets]`."""
+    groups = {"agents": AgentsOptions}
+    options = Parser("qsm agents", "List the agents, and named sets of their options.", groups).parse(
+        arguments
+    )
     print(agent_table())
     print("\nOptions of an agent: qsm train AGENT --help")
+    print(preset_table() if options["agents"].presets else "Named sets of options: qsm agents --presets")
     return 0
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import agents
 from qsm.base.errors import UserError, nearest
 from qsm.command.start import check_task
 from qsm.devices import environment_variables
-from qsm.options.arguments import show_options
+from qsm.options.arguments import negated, show_options
 from qsm.options.commands import OutputOptions
 from qsm.options.kinds import flag_of
 from qsm.options.parser import Parser, Positional
@@ -70,7 +71,13 @@ def parser_of(agent: str, backend: Backend) -> Parser:
         positionals=[Positional("task", "Task, such as cheetah-run.", hint=". List tasks with: qsm tasks")],
         subject=f"agent {agent!r}",
         foreign=_options_of_others(agent),
+        implied=functools.partial(preset_of, agent),
     )
+
+
+def preset_of(agent: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the preset that is given."""
+    return agents.preset_options(agent, given.get("preset", agents.PLAIN))
 
 
 def _print_options(groups: dict[str, Any]) -> None:
@@ -101,3 +108,23 @@ def agent_table() -> str:
     """A line for each agent."""
     width = max(map(len, agents.AGENTS))
     return "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in agents.AGENTS.items())
+
+
+def preset_table() -> str:
+    """Each preset with what it sets, in the words of the command line: for all agents, then for some."""
+    lines = ["\nqsm train AGENT TASK --preset NAME; what stands on the line wins over the preset."]
+    for name, preset in agents.PRESETS.items():
+        lines.append(f"\n{name}: {preset.summary}")
+        lines.append("".join(f"  {word}" for word in _as_words(preset.options)))
+        for agent, options in preset.of_agents.items():
+            lines.append(f"  {agent}:" + "".join(f" {word}" for word in _as_words(options)))
+    return "\n".join(line for line in lines if line)
+
+
+def _as_words(options: Mapping[str, Any]) -> list[str]:
+    def word(name: str, value: Any) -> str:
+        if isinstance(value, bool):
+            return flag_of(name) if value else negated(flag_of(name))
+        return f"{flag_of(name)} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+    return [word(name, value) for name, value in options.items()]

@@ -8,13 +8,13 @@ from typing import Any, get_type_hints
 from qsm.options.kinds import flag_of, kind_of
 
 
-def to_arguments(config: Any) -> list[str]:
-    """The words that `Parser` reads as `config`, those of its options that differ from their defaults.
+def to_arguments(config: Any, defaults: Any = None) -> list[str]:
+    """The words that `Parser` reads as `config`, those of its options that differ from `defaults`, or else their own.
 
     Raises:
       ValueError: an option that has no words: an empty text, or none where that is not the default.
     """
-    defaults, hints = type(config)(), get_type_hints(type(config))
+    defaults, hints = defaults or type(config)(), get_type_hints(type(config))
     words: list[str] = []
     for field in dataclasses.fields(config):
         value, flag, kind = getattr(config, field.name), flag_of(field.name), kind_of(hints[field.name])

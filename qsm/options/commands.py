@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from agents import AGENTS
+from agents import AGENTS, PLAIN, PresetName
 from agents.config import Limits, check_limits
 from qsm.options.run import Backend, WandbMode
 
@@ -96,11 +96,21 @@ class TasksOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class AgentsOptions:
+    """What is listed."""
+
+    presets: bool = False
+    """The presets too, with what each sets."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchOptions:
     """The grid of a benchmark. Settings are per agent, never per task."""
 
     agents: tuple[str, ...] = tuple(AGENTS)
     """Agents, and variants of them such as qsm@hot:score_scale=120."""
+    preset: PresetName = PLAIN
+    """Named set of options for all agents, each labelled with it: qsm agents --presets."""
     seeds: int = 5
     """Seeds of each agent and task, from --first-seed on."""
     first_seed: int = 0

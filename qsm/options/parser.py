@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 from qsm.base.errors import UserError, nearest
@@ -51,6 +51,7 @@ class Parser:
       positionals: the arguments without flags, in order; the last may take many words.
       subject: whose options they are, for errors: `agent 'qsm'`.
       foreign: flags that this command lacks, and whose they are: `{"--score-scale": "agent 'qsm'"}`.
+      implied: options that follow from those given, where they are not given themselves.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Parser:
         positionals: Sequence[Positional] = (),
         subject: str | None = None,
         foreign: Mapping[str, str] | None = None,
+        implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         self.program = program
         self.description = description
@@ -68,6 +70,7 @@ class Parser:
         self.positionals = positionals
         self.subject = subject or repr(program)
         self.foreign = foreign or {}
+        self.implied = implied
         self.kinds: dict[str, Kind | None] = {}
         for group in self.groups.values():
             hints = get_type_hints(group)
@@ -99,6 +102,8 @@ class Parser:
             print(self.help())
             raise SystemExit(0)
         values, words = self._read(arguments)
+        if self.implied is not None:
+            values = {**self.implied(values), **values}
         return self._read_words(words) | {
             title: self.instance(group, values) for title, group in self.groups.items()
         }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import agents
 from qsm.base.errors import UserError, nearest
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.run_folder import RunDir
@@ -78,7 +79,7 @@ def members(
       UserError: the sweep names no hyperparameter, a value that it cannot take, or `run_dir` is one for many runs.
     """
     try:
-        variants = _variants(agent, agent_config, launch, name)
+        variants = _variants(agent, agent_config, launch, name or agents.label_of(agent_config.preset))
         runs = [
             (label, variant, variant_name, dataclasses.replace(config, seed=config.seed + i))
             for variant_name, variant, label in variants

@@ -29,8 +29,35 @@ SMALL = {
 """Options that compile and run fast, for agents that have them."""
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sac+sphere": {
+        "critic_torso": "simbav2",
+        "actor_torso": "simbav2",
+        "critic_head": "c51",
+        "num_atoms": 11,
+        "normalize_rewards": True,
+    },
+    "qsm-clean+blocks": {
+        "critic_torso": "simba",
+        "actor_torso": "simba",
+        "critic_head": "hl_gauss",
+        "num_atoms": 11,
+    },
+    "td3+batches": {
+        "critic_torso": "batchnorm",
+        "critic_weight_norm": True,
+        "critic_reduction": "mean_std",
+        "weight_decay": 1e-3,
+        "gradient_clip": 10.0,
+        "learning_rate_decay_steps": 1000,
+    },
+}
+"""Agents with critics and actors of other kinds, which owe the loop the same."""
+
+
 def small_agent(name: str, **overrides: Any) -> Any:
-    """Agent `name` for 3 observations and 2 actions, with networks that compile and run fast."""
+    """Agent `name`, or one of `VARIANTS`, for 3 observations and 2 actions, with networks that compile and run fast."""
+    name, overrides = name.partition("+")[0], VARIANTS.get(name, {}) | overrides
     known = {field.name for field in dataclasses.fields(agents.config_class(name))}
     options = {option: value for option, value in SMALL.items() if option in known} | overrides
     return agents.make_agent(name, OBSERVATION_SIZE, ACTION_SIZE, **options)

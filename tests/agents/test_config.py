@@ -19,7 +19,7 @@ from tests.agents.analytic import small_agent
 
 ROOT = Path(__file__).parents[2]
 NAMES = list(agents.AGENTS)
-NUMERIC = ("int", "float", "tuple[int, ...]")
+NUMERIC = ("int", "float", "tuple[int, ...]", "tuple[int, ...] | None")
 
 
 def numeric_options(name: str) -> list[dataclasses.Field]:
@@ -69,8 +69,24 @@ def test_the_limits_themselves_are_allowed(name: str, option: str):
 
 
 def test_an_empty_network_is_refused():
-    with pytest.raises(ValueError, match="hidden_sizes is empty"):
-        agents.make_agent("sac", 3, 1, hidden_sizes=())
+    for option in ("hidden_sizes", "critic_hidden_sizes", "actor_hidden_sizes"):
+        with pytest.raises(ValueError, match=f"^{option} is empty"):
+            agents.make_agent("sac", 3, 1, **{option: ()})
+
+
+@pytest.mark.parametrize("part", ["critic", "actor"])
+def test_blocks_of_different_widths_are_refused(part: str):
+    unequal: dict[str, Any] = {f"{part}_torso": "simba", f"{part}_hidden_sizes": (8, 4)}
+    with pytest.raises(ValueError, match=rf"^{part}_hidden_sizes is \(8, 4\); it must hold equal widths"):
+        agents.make_agent("sac", 3, 1, **unequal)
+    with pytest.raises(ValueError, match=r"^hidden_sizes is \(8, 4\); it must hold equal widths"):
+        agents.make_agent("sac", 3, 1, **{f"{part}_torso": "simba", "hidden_sizes": (8, 4)})
+    agents.make_agent("sac", 3, 1, **unequal | {f"{part}_torso": "mlp"})
+
+
+def test_a_score_network_has_no_sphere():
+    with pytest.raises(ValueError, match=r"^actor_torso is 'simbav2'; it must be one of mlp, simba$"):
+        agents.make_agent("qsm", 3, 1, actor_torso="simbav2")
 
 
 def test_sampling_follows_the_options():
@@ -89,10 +105,11 @@ def test_every_float_is_a_hyperparameter_in_the_state(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_whole_number_serves_for_a_float(name: str):
-    floats = {field.name: 1 for field in numeric_options(name) if field.type == "float"}
-    config = agents.config_class(name)(**floats)
+    limits = agents.config_class(name).limits
+    floats = {field.name for field in numeric_options(name) if field.type == "float"}
+    config = agents.config_class(name)(**{option: 1 if limits[option][1] >= 1 else 0 for option in floats})
     hyperparameters = config.hyperparameters()
-    assert hyperparameters == dict.fromkeys(set(floats) - set(config.constants), 1.0)
+    assert hyperparameters == dict.fromkeys(floats - set(config.constants), 1.0)
     assert {type(value) for value in hyperparameters.values()} == {float}
 
 

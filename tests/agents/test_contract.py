@@ -19,6 +19,7 @@ from envs.api import StepType, TimeStep
 from tests.agents.analytic import (
     ACTION_SIZE,
     OBSERVATION_SIZE,
+    VARIANTS,
     compiled_update,
     distance,
     initial,
@@ -33,6 +34,7 @@ NAMES = list(agents.AGENTS)
 MODES = ("explore", "evaluate")
 DOCS = Path(__file__).parents[2] / "docs"
 every_agent = pytest.mark.parametrize("name", NAMES)
+every_kind = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 
 
 @functools.cache
@@ -58,7 +60,7 @@ def test_actions_have_the_shape_of_the_spec_and_stay_in_the_box(
         assert float(jnp.abs(action).max()) <= 1.0
 
 
-@every_agent
+@every_kind
 def test_everything_stays_finite_and_of_its_shape(name: str):
     agent = small_agent(name)
     state = initial(agent)
@@ -87,7 +89,7 @@ def test_a_metric_for_every_name_of_the_docs_page_and_none_beyond(name: str):
 # ---- Purity -------------------------------------------------------------------------------------------------------
 
 
-@every_agent
+@every_kind
 def test_functions_are_pure(name: str):
     agent = small_agent(name)
     state = initial(agent)
@@ -118,7 +120,7 @@ def test_jit_changes_nothing(name: str):
         np.testing.assert_allclose(acted, jitted, rtol=1e-4, atol=1e-5)
 
 
-@every_agent
+@every_kind
 def test_no_key_is_used_twice(name: str):
     agent = small_agent(name)
     state, batch, key = initial(agent), small_batch(0), jax.random.key(1)
@@ -143,7 +145,7 @@ def test_a_key_that_an_agent_uses_twice_is_found():
 # ---- Hyperparameters ----------------------------------------------------------------------------------------------
 
 
-@every_agent
+@every_kind
 def test_every_hyperparameter_is_read_from_the_state(name: str):
     """One that is read from the options alone would be the same for every value of a sweep."""
     agent = small_agent(name)
@@ -203,7 +205,7 @@ def two_keys(seed: int) -> jax.Array:
 # ---- Learning -----------------------------------------------------------------------------------------------------
 
 
-@every_agent
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
 def test_the_policy_improves_through_its_learned_critic(name: str):
     """A reward of observation times action, at observations -1 and 1: only the critic is told of it.
 

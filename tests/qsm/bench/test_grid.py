@@ -122,7 +122,12 @@ def test_a_cell_has_the_configuration_that_qsm_train_gives_it(
 
     monkeypatch.setattr("qsm.training.train.train", train)
     options = run_config_class(backend)(steps=50_000, wandb="disabled", replay_ratio="1/2", action_repeat=2)
-    specs = [parse_agent(text) for text in ("sac", "qsm@hot:score_scale=120:hidden_sizes=64,64")]
+    specs = [
+        parse_agent("sac"),
+        parse_agent("qsm@hot:score_scale=120:hidden_sizes=64,64"),
+        parse_agent("td3", "crossq"),
+        parse_agent("td3@plainer:critic_torso=mlp:policy_delay=2", "crossq"),  # back to what is the default
+    ]
     whole = make_grid(specs, ["walker-walk"], [3, 4], options, tmp_path, backend)
     for job in whole.jobs(whole.cells, seeds_together=2):
         assert cli.main(job.arguments()) == 0
@@ -146,6 +151,12 @@ def test_a_folder_that_cannot_be_written_is_told_unless_nothing_is_to_be_trained
         assert fill(grid(tmp_path, 1), LocalEngine(1), Console(file=io.StringIO())) == 0
     check_writable(tmp_path / "new" / "bench")
     assert sorted(tmp_path.rglob("*")) == there
+
+
+def test_a_preset_is_of_all_agents_and_names_those_without_a_name() -> None:
+    assert parse_agent("td3", "strong") == AgentSpec("td3", "strong", agents.config_of("td3", "strong"))
+    spec = parse_agent("sac@x:preset=simba:num_critics=3", "strong")  # the agent's own words win
+    assert spec == AgentSpec("sac", "x", agents.config_of("sac", "simba", num_critics=3))
 
 
 def test_variants_are_agents_of_their_own() -> None:

@@ -148,11 +148,46 @@ def test_the_options_reach_training(qsm, trained):
         (["--runs", "/data"], "/data/dm_control/cheetah-run/qsm/seed_0"),
         (["--run-dir", "here", "--seed", "5"], "here"),
         (["--backend", "mjx", "--name", "wide"], "runs/mjx/cheetah-run/qsm@wide/seed_0"),
+        (["--preset", "strong"], "runs/dm_control/cheetah-run/qsm@strong/seed_0"),
+        (["--preset", "strong", "--name", "wide"], "runs/dm_control/cheetah-run/qsm@wide/seed_0"),
+        (["--preset", "paper"], "runs/dm_control/cheetah-run/qsm/seed_0"),
     ],
 )
 def test_the_run_has_its_folder(qsm, trained, given: list[str], expected: str):
     assert qsm(*TRAIN, *given)[0] == 0
     assert [run.path for run in trained[0][2]] == [Path(expected)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_stands_on_the_line_wins_over_the_preset(qsm, trained, order: int):
+    words = ["--preset=simbav2", "--critic-torso=mlp", "--hidden-sizes=64,64"]
+    assert qsm(*TRAIN, *words[::order])[0] == 0
+    (run,) = trained[0][2]
+    expected = agents.config_of("qsm", "simbav2", critic_torso="mlp", hidden_sizes=(64, 64))
+    assert run.agent_config == expected and expected.critic_head == "c51"
+
+
+def test_a_sweep_of_a_preset_is_labelled_by_both(qsm, trained):
+    assert qsm(*TRAIN, "--preset", "strong", "--sweep", "score_scale=1,50")[0] == 0
+    labels = [run.path.parent.name for run in trained[0][2]]
+    assert labels == ["qsm@strong,score_scale=1", "qsm@strong,score_scale=50"]
+
+
+def test_presets_are_listed_with_what_each_sets(qsm):
+    status, out, _ = qsm("agents", "--presets")
+    assert status == 0
+    for name, preset in agents.PRESETS.items():
+        assert f"{name}: {preset.summary}" in out
+    simbav2 = out.partition("\nsimbav2: ")[2].partition("\n\n")[0]
+    assert "--critic-torso simbav2" in simbav2 and "--critic-hidden-sizes 512,512" in simbav2
+    assert "--normalize-rewards" in simbav2 and "qsm-clean: --actor-torso simba" in simbav2
+    assert "--presets" in qsm("agents")[1]
+
+
+def test_an_unknown_preset_is_told_in_one_line(qsm, trained):
+    status, out, err = qsm(*TRAIN, "--preset", "stron")
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert "--preset is 'stron'" in err and "Did you mean 'strong'" in err
 
 
 def test_seeds_and_sweeps_are_runs_of_their_own(qsm, trained):

@@ -34,11 +34,18 @@ SPEC = EnvSpec("probe-walk", 5, 2, 10, 1, (-1.0, -2.0), (1.1, 4.0), ENTRIES)
 SMALL: dict[str, Any] = {"hidden_sizes": (16, 16)}
 FEW_LEVELS: dict[str, Any] = {"time_embedding_size": 4, "time_hidden_sizes": (4,)}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "qsm": [{"denoising_steps": 2}, {"eval_samples": 3, "denoising_steps": 4}],
+    "qsm": [
+        {"eval_samples": 3, "denoising_steps": 4},
+        # Critics that take part in acting.
+        {"eval_samples": 3, "denoising_steps": 2, "critic_torso": "batchnorm", "critic_head": "c51"},
+    ],
     "qsm-clean": [
         {"denoising_steps": 3, "score_layer_norm": True},
         {"eval_samples": 2, "denoising_steps": 2},
+        {"denoising_steps": 2, "actor_torso": "simba", "eval_samples": 2, "critic_torso": "simbav2"},
     ],
+    "sac": [{}, {"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],
+    "td3": [{}, {"actor_torso": "simba"}],
 }
 CASES = [(name, options) for name in agents.AGENTS for options in OPTIONS.get(name, [{}])]
 
@@ -50,7 +57,13 @@ def content(name: str, options: dict[str, Any], spec: EnvSpec = SPEC, agent: Any
     agent = agent or agents.build(name, config, spec.observation_size, spec.action_size)
     shapes = jax.eval_shape(agent.init, jax.random.key(1))
     draws = np.random.default_rng(0)
-    state = jax.tree.map(lambda leaf: (0.3 * draws.normal(size=leaf.shape)).astype(leaf.dtype), shapes)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        values = 0.3 * draws.normal(size=leaf.shape)
+        is_variance = "var" in jax.tree_util.keystr(path)
+        return (np.abs(values) + 0.5 if is_variance else values).astype(leaf.dtype)
+
+    state = jax.tree_util.tree_map_with_path(draw, shapes)
     if isinstance(config, AgentConfig):
         given = {name: np.float32(value) for name, value in config.hyperparameters().items()}
         state = state._replace(hyperparameters=given)

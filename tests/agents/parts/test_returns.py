@@ -1,0 +1,93 @@
+"""Running statistics of returns, and the rewards that a batch then has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents.parts import normalizer
+from envs.api import StepType, TimeStep
+from tests.agents.analytic import initial, small_agent, small_batch
+
+
+def rows(reward: Any, first: Any) -> TimeStep:
+    reward = jnp.asarray(reward, jnp.float32)
+    step_type = jnp.where(jnp.asarray(first), StepType.FIRST, StepType.MID).astype(jnp.int8)
+    return TimeStep(step_type, reward, jnp.ones_like(reward), jnp.zeros((len(reward), 1)))  # type: ignore[arg-type]
+
+
+observe_returns = jax.jit(normalizer.observe_returns)
+
+
+def stream(number: int, length: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rewards, whether a row is a first one, and whether it was measured; `[length, number]`, NaN where it was not."""
+    rng = np.random.default_rng(0)
+    first, valid = rng.random((length, number)) < 0.15, rng.random((length, number)) < 0.9
+    reward = np.where(valid & ~first, rng.normal(1.0, 3.0, (length, number)), np.nan)
+    return reward, first, valid
+
+
+@pytest.mark.parametrize("number", [1, 3, normalizer.TRACKED + 2])
+def test_statistics_of_returns_are_those_of_numpy(number: int):
+    """Over rows of any number of environments, of which as many are followed as there is room for."""
+    reward, first, valid = stream(number)
+    returns = normalizer.init_returns()
+    seen: list[float] = []
+    running = np.zeros(number)
+    for row in zip(reward, first, valid, strict=True):
+        returns = observe_returns(returns, rows(row[0], row[1]), jnp.asarray(row[2]), 0.9)
+        for i in range(min(number, normalizer.TRACKED)):
+            if row[2][i]:
+                running[i] = 0.0 if row[1][i] else row[0][i] + 0.9 * running[i]
+                seen += [] if row[1][i] else [running[i]]
+    assert float(returns.statistics.count) == len(seen)
+    np.testing.assert_allclose(returns.statistics.mean, np.mean(seen), rtol=1e-4)
+    np.testing.assert_allclose(returns.statistics.variance, np.var(seen), rtol=1e-4)
+    assert float(returns.largest) == pytest.approx(np.abs(seen).max(), rel=1e-5)
+    np.testing.assert_allclose(returns.running[:number], running[: normalizer.TRACKED], rtol=1e-4, atol=1e-4)
+
+
+def test_rewards_are_scaled_by_the_deviation_or_held_to_the_bound():
+    returns = normalizer.init_returns()
+    assert float(normalizer.reward_scale(returns, 5.0)) == pytest.approx(1.0)  # as they are, of nothing
+    for reward in (0.0, 10.0, 0.0, 10.0):
+        returns = observe_returns(returns, rows([reward], [False]), jnp.array([True]), 0.0)
+    assert float(normalizer.reward_scale(returns, 5.0)) == pytest.approx(5.0)  # std 5, largest 10
+    assert float(normalizer.reward_scale(returns, 1.0)) == pytest.approx(10.0)
+    for _ in range(5):  # a start and what was not measured change nothing
+        same = observe_returns(returns, rows([np.nan, 1e9], [False, True]), jnp.array([False, True]), 0.0)
+        np.testing.assert_array_equal(same.statistics.variance, returns.statistics.variance)
+        np.testing.assert_array_equal(same.largest, returns.largest)
+
+
+def test_rewards_times_ten_change_nothing_that_is_learned_from():
+    """An agent sees the rewards of a batch in units of its returns, and says which."""
+    agent = small_agent("sac", normalize_rewards=True, critic_head="c51", num_atoms=11)
+    seen = []
+    for factor in (1.0, 10.0):
+        state = initial(agent)
+        for reward in (1.0, -2.0, 3.0, 0.5):
+            state = agent.observe(state, rows([factor * reward], [False]), jnp.array([True]))
+        batch = small_batch(0)
+        batch = agent.normalized_batch(state, batch._replace(reward=factor * batch.reward))
+        seen.append((batch.reward, float(batch.scale)))
+    np.testing.assert_allclose(seen[0][0], seen[1][0], rtol=1e-4)
+    assert seen[1][1] == pytest.approx(10 * seen[0][1], rel=1e-4)
+
+
+@pytest.mark.parametrize("observations", [False, True])
+def test_both_statistics_stand_side_by_side(observations: bool):
+    agent = small_agent("sac", normalize_rewards=True, normalize_observations=observations)
+    step = rows([1.0, 2.0], [False, True])._replace(observation=jnp.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]))
+    state = jax.jit(agent.observe)(initial(agent), step, jnp.ones(2, bool))
+    assert float(state.normalizer.returns.statistics.count) == 1.0
+    if observations:
+        np.testing.assert_allclose(state.normalizer.observation.mean, [2.0, 3.0, 4.0])
+        np.testing.assert_allclose(agent.normalized(state, jnp.array([[2.0, 3.0, 4.0]])), 0.0, atol=1e-6)
+    else:
+        assert state.normalizer.observation == ()
+        np.testing.assert_array_equal(agent.normalized(state, jnp.ones((1, 3))), 1.0)
