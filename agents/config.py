@@ -107,7 +107,7 @@ class DiffusionConfig(AgentConfig):
 
     denoising_steps: int = 5
     """Levels T of the diffusion chain."""
-    schedule: Literal["vp", "cosine", "linear"] = "vp"
+    schedule: Literal["vp", "cosine", "linear", "geometric"] = "vp"
     """Noise schedule of the chain."""
     beta_min: float = 0.1
     """Noise rate at the start of the vp schedule."""

@@ -49,7 +49,7 @@ def gaussian_variance(schedule: diffusion.Schedule, variance: jax.Array) -> jax.
 
 
 def step_variance(schedule: diffusion.Schedule, clean_variance: jax.Array) -> jax.Array:
-    """Variance v_t `[T, A]` of a reverse step, given that of u_0 about the clean action that the network implies at u_t.
+    """Variance v_t `[T, A]` of a reverse step, given that of u_0 about the clean action implied at u_t.
 
     u_{t-1} given u_t and u_0 has the posterior variance about a mean linear in u_0; with u_0 uncertain by
     `clean_variance` `[T, A]` its square adds up (the best variance for an imperfect mean, Bao et al. 2022,
@@ -109,7 +109,7 @@ def draw(
                 schedule.beta,
             )
         ),
-        jnp.sqrt(variance),
+        step_std=jnp.sqrt(variance),
     )
     num_levels, shape = schedule.num_levels, (batch, variance.shape[1])
     start_key, step_key = jax.random.split(key)
