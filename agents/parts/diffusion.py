@@ -47,7 +47,7 @@ def make_schedule(
     vp:     alpha_t = exp(-beta_min/T - (beta_max - beta_min)(2t - 1)/(2 T^2)), the schedule of the QSM code.
     linear: beta_t evenly spaced from 1e-4 to 2e-2 as in Ho et al. (2020), stretched by 1000/T.
     cosine: abar_t proportional to cos^2((t/T + s)/(1 + s) pi/2), s = 0.008 (Nichol & Dhariwal 2021).
-    geometric: sigma_t / sqrt(abar_t) grows by the same factor at each level, from 0.04 to 10, as in Song & Ermon (2019):
+    geometric: sigma_t / sqrt(abar_t) grows by the same factor at each level, from 0.04 to 10 (as Song & Ermon 2019):
             even steps in the log of the signal-to-noise ratio, so that few levels draw narrow modes too.
 
     Raises:
