@@ -209,13 +209,14 @@ def train(target: str, options: Options, settings: list[Any]) -> tuple[list[np.n
     agent, is_published = analytic(target, options), target.startswith("published")
     observation, quarter = jnp.zeros((options.batch_size, 1)), options.updates // 4
     step = replay_step if is_published else on_policy_step
+    starts_fresh = is_published or all(start < 0 for _, _, start, _ in settings)
 
     def stream(setting: Setting, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), setting.seed), purpose)
 
     def prepare(setting: Setting) -> Any:
         state = start_state(agent, target, setting, stream(setting, 0))
-        return state if is_published else fit(agent, state, setting, observation, stream(setting, 1))
+        return state if starts_fresh else fit(agent, state, setting, observation, stream(setting, 1))
 
     def advance(state: Any, setting: Setting, begin: jax.Array) -> tuple[Any, jax.Array]:
         def match(state: Any, index: jax.Array) -> tuple[Any, jax.Array]:

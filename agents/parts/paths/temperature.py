@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -26,10 +28,13 @@ def slack(
     return jnp.minimum(entropy - least_entropy, effective_share - least_share)
 
 
-def step(learned: Learned, slack: jax.Array, rate: jax.Array) -> Learned:
+def step(learned: Learned, slack: jax.Array, rate: jax.Array, action_size: int) -> Learned:
     """One step of Adam: tau falls while both floors are kept, and rises while one is not.
 
     As SAC's dual variable on the entropy (Haarnoja et al. 2018, 1812.05905, equation 18) in the log of tau, with the
-    second floor for a critic that is sharper than the chains can follow.
+    second floor for a critic that is sharper than the chains can follow. tau stops rising at 2 G / sqrt(A), where Q/tau
+    changes by one half per unit of each of the A components: exp(Q/tau) is flat there, and what keeps chains from
+    being effective is not Q.
     """
-    return optimizer.step(learned, slack, rate)
+    moved = optimizer.step(learned, slack, rate)
+    return moved._replace(params=jnp.minimum(moved.params, math.log(2.0 / math.sqrt(action_size))))

@@ -139,9 +139,16 @@ def test_the_temperature_falls_only_while_both_floors_are_kept(entropy: float, s
     assert (float(slack) > 0) == falls
     learned = temperature.start(10.0)
     assert float(learned.params) == pytest.approx(-np.log(10.0))
-    moved = temperature.step(learned, slack, jnp.float32(0.01))
+    moved = temperature.step(learned, slack, jnp.float32(0.01), 4)
     # Adam's first step is the rate itself.
     assert float(moved.params - learned.params) == pytest.approx(-0.01 if falls else 0.01, rel=1e-3)
+
+
+def test_the_temperature_stops_where_the_density_is_flat():
+    learned = temperature.start(1.0)
+    for _ in range(3):
+        learned = temperature.step(learned, jnp.float32(-1.0), jnp.float32(5.0), 16)
+        assert float(learned.params) == pytest.approx(np.log(0.5))
 
 
 def test_the_nearer_floor_counts():
