@@ -171,7 +171,7 @@ class DiffusionConfig(AgentConfig):
     """Kind of the hidden layers of the score network."""
     denoising_steps: int = 5
     """Levels T of the diffusion chain."""
-    schedule: Literal["vp", "cosine", "linear"] = "vp"
+    schedule: Literal["vp", "cosine", "linear", "geometric"] = "vp"
     """Noise schedule of the chain."""
     beta_min: float = 0.1
     """Noise rate at the start of the vp schedule."""

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ScheduleName = Literal["vp", "cosine", "linear"]
+ScheduleName = Literal["vp", "cosine", "linear", "geometric"]
 StepVariance = Literal["beta", "posterior"]
+LEAST_NOISE, MOST_NOISE = 0.04, 10.0  # sigma_t / sqrt(abar_t) at the ends of the geometric schedule
 UNROLLED_LEVELS = 20  # longer chains run as a compiled loop, so that compile time stays flat in T
 
 
@@ -46,6 +47,8 @@ def make_schedule(
     vp:     alpha_t = exp(-beta_min/T - (beta_max - beta_min)(2t - 1)/(2 T^2)), the schedule of the QSM code.
     linear: beta_t evenly spaced from 1e-4 to 2e-2 as in Ho et al. (2020), stretched by 1000/T.
     cosine: abar_t proportional to cos^2((t/T + s)/(1 + s) pi/2), s = 0.008 (Nichol & Dhariwal 2021).
+    geometric: sigma_t / sqrt(abar_t) grows by the same factor at each level, from 0.04 to 10 (as Song & Ermon 2019):
+            even steps in the log of the signal-to-noise ratio, so that few levels draw narrow modes too.
 
     Raises:
       ValueError: an unknown name or no level.
@@ -62,8 +65,12 @@ def make_schedule(
         time = np.arange(num_levels + 1, dtype=np.float64) / num_levels
         curve = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
         alpha = 1 - np.clip(1 - curve[1:] / curve[:-1], 0, 0.999)
+    elif name == "geometric":
+        exponent = (num_levels - level) / max(num_levels - 1, 1)
+        abar = 1 / (1 + (MOST_NOISE * (LEAST_NOISE / MOST_NOISE) ** exponent) ** 2)
+        alpha = abar / np.concatenate([[1.0], abar[:-1]])
     else:
-        raise ValueError(f"unknown schedule {name!r}; schedules are vp, cosine and linear")
+        raise ValueError(f"unknown schedule {name!r}; schedules are vp, cosine, linear and geometric")
     abar = np.cumprod(alpha)
     abar_previous = np.concatenate([[1.0], abar[:-1]])
     return Schedule(alpha, abar, abar_previous, 1 - alpha, np.sqrt(1 - abar))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from agents.config import DiffusionConfig
 from agents.networks.score import ScoreNetwork
@@ -108,6 +109,23 @@ class Denoiser(Approximator):
         """One step of the score network towards `target`; the learning rate `rate` decays by a cosine."""
         rate = cosine_decay(step, self.decay_steps) * rate
         return self.descend(self.loss, learned, rate, observation, target)
+
+
+def mixed_target(
+    schedule: diffusion.Schedule, noised: Noised, gradient: jax.Array, noise_share: jax.Array | None = None
+) -> ScoreTarget:
+    """lambda eps - (1 - lambda) (sigma_t / sqrt(abar_t)) gradient, for the log density's gradient at a_0 `[B, A]`.
+
+    Args:
+      noise_share: lambda `[B, A]`; None for sigma_t^2, and so sigma_t^2 eps - sigma_t sqrt(abar_t) gradient.
+    """
+    sigma = diffusion.per_level(schedule.sigma, noised.level)
+    root_abar = diffusion.per_level(np.sqrt(schedule.abar), noised.level)
+    if noise_share is None:
+        target = jnp.square(sigma) * noised.noise - sigma * root_abar * gradient
+    else:
+        target = noise_share * noised.noise - (1 - noise_share) * (sigma / root_abar) * gradient
+    return ScoreTarget(noised.action, noised.level, jax.lax.stop_gradient(target))
 
 
 def denoiser(config: DiffusionConfig, observation_size: int, action_size: int) -> Denoiser:

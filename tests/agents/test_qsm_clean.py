@@ -138,7 +138,7 @@ def grid_fixed_point(chain: Chain, log_density: np.ndarray, num_rounds: int = 30
 
 @pytest.mark.slow
 def test_clean_training_keeps_the_place_and_width_of_two_modes():
-    """How the mass divides between them is not identified (docs/qsm-clean.md) and nothing is asserted of it."""
+    """How the mass divides between them is not identified (docs/qsm-clean.md): it stays near the start's halves."""
     center, std = 1.0, 0.25
 
     def log_density(u: Any) -> Any:
@@ -160,7 +160,7 @@ def test_clean_training_keeps_the_place_and_width_of_two_modes():
         spread = np.sqrt((weight * (GRID[of_grid] - mean) ** 2).sum())
         # What few levels do to the modes' ideal places (1) and widths (0.25) is small.
         assert side * mean == pytest.approx(center, rel=0.05) and spread == pytest.approx(std, rel=0.2)
-        assert of_drawn.sum() > 500
+        assert of_drawn.mean() > 0.25
         assert drawn[of_drawn].mean() == pytest.approx(mean, rel=0.05)
         # The start is 1.8 times as wide; initial weights move the end by up to 0.15.
         assert drawn[of_drawn].std() == pytest.approx(spread, rel=0.2)

@@ -92,13 +92,13 @@ def test_clean_draws_come_from_the_slow_network_at_both_observations():
     agent = small_agent("qsm-clean")
     state = with_average_of(initial(agent), initial(agent, seed=9))
     batch = small_batch(0)
-    next_action, clean = jax.jit(agent.draw)(state, batch, jax.random.key(3))
+    drawn = jax.jit(agent.draw)(state, batch, jax.random.key(3))
     # One pass of the sampler over (s', s): the same keys give the same actions.
     both = jnp.concatenate([batch.next_observation, batch.observation])
     sample_key = jax.random.split(jax.random.key(3))[0]
     expected = jax.jit(agent.sample_unsquashed)(state, state.average, both, sample_key)
-    np.testing.assert_allclose(next_action, np.tanh(expected[:8]), atol=1e-5)
-    np.testing.assert_allclose(clean, expected[8:], atol=1e-5)
+    np.testing.assert_allclose(drawn.action, np.tanh(expected[:8]), atol=1e-5)
+    np.testing.assert_allclose(drawn.unsquashed, expected[8:], atol=1e-5)
 
 
 @pytest.mark.parametrize("with_average", [False, True])
@@ -160,8 +160,8 @@ def test_the_best_sample_is_taken_by_the_smaller_critic(name: str, use: str):
         if name == "qsm":
             chosen = agent.target_action(state, batch.next_observation, jax.random.key(0))
         else:
-            chosen, clean = agent.draw(state, batch, jax.random.key(0))
-            assert clean.shape == (16, 2)
+            chosen = (drawn := agent.draw(state, batch, jax.random.key(0))).action
+            assert drawn.unsquashed.shape == (16, 2)
     else:
         mode = "evaluate" if use == "eval" else "explore"
         chosen = act(agent, state, jnp.zeros((3, 3)), 0, mode)

@@ -12,7 +12,7 @@ import pytest
 from agents.parts import diffusion
 from tests.agents.exact_chain import Chain
 
-SCHEDULES = ["vp", "cosine", "linear"]
+SCHEDULES = ["vp", "cosine", "linear", "geometric"]
 
 
 def exact_predictor(schedule: diffusion.Schedule, mean: float, std: float) -> Any:
@@ -84,8 +84,17 @@ def test_cosine_follows_its_curve():
     np.testing.assert_allclose(diffusion.make_schedule("cosine", 50).abar[:-1], (curve / curve[0])[1:-1])
 
 
+def test_geometric_grows_by_one_factor():
+    schedule = diffusion.make_schedule("geometric", 20)
+    ratio = schedule.sigma / np.sqrt(schedule.abar)
+    np.testing.assert_allclose(ratio, np.geomspace(0.04, 10.0, 20))
+    assert diffusion.make_schedule("geometric", 1).abar[0] == pytest.approx(1 / 101)
+
+
 def test_bad_schedules_are_refused():
-    with pytest.raises(ValueError, match="unknown schedule 'vq'; schedules are vp, cosine and linear"):
+    with pytest.raises(
+        ValueError, match="unknown schedule 'vq'; schedules are vp, cosine, linear and geometric"
+    ):
         diffusion.make_schedule("vq", 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1 level; given 0"):
         diffusion.make_schedule("vp", 0)

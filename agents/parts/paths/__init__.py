@@ -1,0 +1,1 @@
+"""Diffusion chains that know how likely they are: path weights, step variances fitted to the policy, temperature."""

@@ -1,0 +1,139 @@
+"""Reverse chains that tell how likely they were: u_0, from which a = tanh(u_0), with a bound of a's log density.
+
+The last step has noise too, so that every step is a density. Levels are as in `diffusion`: t = 1..T at index t - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents.parts import diffusion
+
+
+class Path(NamedTuple):
+    """Where chains ended, and how likely they came there."""
+
+    unsquashed: jax.Array  # [B, A], u_0
+    ell: jax.Array  # [B], nats; E[ell] over the chain is at most the entropy of a = tanh(u_0)
+
+
+class _Level(NamedTuple):
+    """What one step needs; each `[T, ...]` when stacked."""
+
+    sigma: jax.Array
+    root_abar: jax.Array
+    weight_clean: jax.Array
+    weight_noised: jax.Array
+    root_alpha: jax.Array
+    beta: jax.Array
+    step_std: jax.Array  # [A]
+
+
+def unit_variance(schedule: diffusion.Schedule, action_size: int) -> jax.Array:
+    """Variance of u_0 given u_t, `[T, A]`, where u_0 is Gaussian of variance one: sigma_t^2."""
+    sigma = jnp.asarray(np.square(schedule.sigma), jnp.float32)
+    return jnp.broadcast_to(sigma[:, None], (schedule.num_levels, action_size))
+
+
+def gaussian_variance(schedule: diffusion.Schedule, variance: jax.Array) -> jax.Array:
+    """Variance of u_0 given u_t, `[T, A]`, where u_0 is Gaussian of `variance` `[A]`."""
+    abar = jnp.asarray(schedule.abar, jnp.float32)[:, None]
+    noise = jnp.asarray(1 - schedule.abar, jnp.float32)[:, None]
+    return noise * variance[None] / (abar * variance[None] + noise)
+
+
+def step_variance(schedule: diffusion.Schedule, clean_variance: jax.Array) -> jax.Array:
+    """Variance v_t `[T, A]` of a reverse step, given that of u_0 about the clean action implied at u_t.
+
+    u_{t-1} given u_t and u_0 has the posterior variance about a mean linear in u_0; with u_0 uncertain by
+    `clean_variance` `[T, A]` its square adds up (the best variance for an imperfect mean, Bao et al. 2022,
+    2206.07309). For `unit_variance` v_t is beta_t.
+    """
+    weight = jnp.asarray(_weight_clean(schedule), jnp.float32)[:, None]
+    posterior = jnp.asarray(schedule.posterior_variance, jnp.float32)[:, None]
+    return posterior + jnp.square(weight) * clean_variance
+
+
+def _weight_clean(schedule: diffusion.Schedule) -> np.ndarray:
+    """What a step's mean takes of the clean action, `[T]`."""
+    return np.sqrt(schedule.abar_previous) * schedule.beta / (1 - schedule.abar)
+
+
+def log_jacobian(unsquashed: jax.Array) -> jax.Array:
+    """log |da/du| `[B]` of a = tanh(u) at u `[B, A]`, without overflow at large |u|."""
+    return (2.0 * (math.log(2.0) - unsquashed - jax.nn.softplus(-2.0 * unsquashed))).sum(axis=-1)
+
+
+def _log_normal(square: jax.Array, variance: jax.Array) -> jax.Array:
+    """log N(x; m, variance) `[B]` for (x - m)^2 `[B, A]` and variance `[1, A]`."""
+    return -0.5 * (square / variance + jnp.log(2 * math.pi * variance)).sum(axis=-1)
+
+
+@jax.named_scope("chain")
+def draw(
+    schedule: diffusion.Schedule,
+    predict_noise: Callable[[jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    batch: int,
+    variance: jax.Array,
+    clip_clean: float | jax.Array,
+) -> Path:
+    """Chains u_T ~ N(0, I), u_{t-1} ~ N(m(u_t, t), v_t), with
+
+        ell = log |da/du| + sum_t log q(u_t | u_{t-1}) - log N(u_T; 0, I) - sum_t log N(u_{t-1}; m(u_t, t), v_t)
+
+    where q is the noising, N(sqrt(alpha_t) u_{t-1}, beta_t). E[f(a) exp(ell)] over chains is the integral of f over
+    the box, so exp(ell) stands for 1 / density of a in any mean over chains (importance sampling on paths: Neal 2001;
+    for diffusion Zhang & Chen 2022, Vargas et al. 2023); by Jensen's inequality E[ell] is at most a's entropy.
+
+    Args:
+      predict_noise: (index, u_t) -> predicted noise like u_t, where index = t - 1.
+      variance: v_t `[T, A]`, above zero at every level.
+      clip_clean: bound of the clean action that the network implies at each step.
+    """
+    levels = _Level(
+        *(
+            jnp.asarray(value, jnp.float32)
+            for value in (
+                schedule.sigma,
+                np.sqrt(schedule.abar),
+                _weight_clean(schedule),
+                np.sqrt(schedule.alpha) * (1 - schedule.abar_previous) / (1 - schedule.abar),
+                np.sqrt(schedule.alpha),
+                schedule.beta,
+            )
+        ),
+        step_std=jnp.sqrt(variance),
+    )
+    num_levels, shape = schedule.num_levels, (batch, variance.shape[1])
+    start_key, step_key = jax.random.split(key)
+    start = jax.random.normal(start_key, shape)
+    noise = jax.random.normal(step_key, (num_levels, *shape))
+    unit = jnp.ones((1, shape[1]))
+
+    def reverse_step(path: Path, inputs: tuple[jax.Array, _Level, jax.Array]) -> tuple[Path, None]:
+        index, level, step_noise = inputs
+        noised = path.unsquashed
+        clean = (noised - level.sigma * predict_noise(index, noised)) / level.root_abar
+        clean = jnp.clip(clean, -clip_clean, clip_clean)
+        std = level.step_std[None]
+        below = level.weight_clean * clean + level.weight_noised * noised + std * step_noise
+        forward = _log_normal(jnp.square(noised - level.root_alpha * below), level.beta * unit)
+        backward = _log_normal(jnp.square(std * step_noise), jnp.square(std))
+        return Path(below, path.ell + forward - backward), None
+
+    path = Path(start, -_log_normal(jnp.square(start), unit))
+    path, _ = jax.lax.scan(
+        reverse_step,
+        path,
+        (jnp.arange(num_levels), levels, noise),
+        reverse=True,
+        unroll=num_levels <= diffusion.UNROLLED_LEVELS,
+    )
+    return path._replace(ell=path.ell + log_jacobian(path.unsquashed))

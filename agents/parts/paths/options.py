@@ -1,0 +1,80 @@
+"""Options of an agent whose chains may be weighted. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from agents.config import INFINITY, DiffusionConfig, Limits
+
+Fit = Literal["unit", "spread", "residual"]
+PATH_FLOATS = (
+    "tempering_share",
+    "fit_rate",
+    "target_entropy_per_action",
+    "effective_floor",
+    "temperature_learning_rate",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathConfig(DiffusionConfig):
+    """Options of a diffusion agent before a tanh that may weight its chains by exp(Q/tau) over their likelihood."""
+
+    inverse_temperature: float = 10.0
+    """Size of the critic's action gradient in the score target, after it is scaled to mean length one."""
+    sample_clip: float = 3.0
+    """Bound of the clean action, before its tanh, that the sampler may imply at any step."""
+    target: Literal["clean", "weighted"] = "clean"
+    """Score target: of drawn actions as they come, or weighted by their chains. All options below need weighted."""
+    chains_per_state: int = 8
+    """Chains drawn at each of batch_size / chains_per_state states, among which weights are normalised."""
+    tempering_share: float = 0.333
+    """Share of a state's chains that stays effective: weights are tempered down to it, mean over states."""
+    step_fit: Fit = "residual"
+    """What sets the variances of a chain's steps: unit spread (beta_t), the policy's spread, or errors by level."""
+    target_fit: Fit = "residual"
+    """What sets the mixture of both noise predictions in the score target; with unit it is that of clean."""
+    fit_rate: float = 0.01
+    """Rate of the running means of spread and errors, per update."""
+    act_with_chain: bool = True
+    """Act with the chain that is trained on, fitted variances and a last step with noise, not the plain sampler."""
+    temperature: Literal["gradient", "entropy"] = "gradient"
+    """Hold tau to the size of the action gradient, or tune it on the entropy bound and the effective chains."""
+    target_entropy_per_action: float = -0.5
+    """Entropy bound that a tuned temperature holds the policy to, nats per action component (uniform: 0.69)."""
+    effective_floor: float = 0.4
+    """Share of effective chains below which a tuned temperature rises, whatever the entropy."""
+    temperature_learning_rate: float = 3e-4
+    """Adam's learning rate for the log of a tuned temperature."""
+    critic_target: Literal["plain", "entropy", "soft"] = "plain"
+    """Value of the next state: Q, Q + tau ell, or tau log mean exp(Q/tau + ell) over target_samples chains."""
+
+    limits: ClassVar[Limits] = DiffusionConfig.limits | {
+        "inverse_temperature": (0, INFINITY),
+        "sample_clip": (0.1, INFINITY),
+        "chains_per_state": (2, 4096),
+        "tempering_share": (0, 1),
+        "fit_rate": (0, 1),
+        "target_entropy_per_action": (-INFINITY, INFINITY),
+        "effective_floor": (0, 1),
+        "temperature_learning_rate": (0, 10),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target == "weighted":
+            if self.batch_size % self.chains_per_state:
+                raise ValueError(
+                    f"chains_per_state is {self.chains_per_state}; it must divide batch_size, {self.batch_size}"
+                )
+            return
+        for name, plain in (("temperature", "gradient"), ("critic_target", "plain")):
+            if (value := getattr(self, name)) != plain:
+                raise ValueError(f"{name} is {value!r}; with target 'clean' it must be {plain}")
+
+    @property
+    def constants(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Without weights nothing reads their options: they are no hyperparameters then."""
+        constants = DiffusionConfig.constants
+        return constants if self.target == "weighted" else (*constants, *PATH_FLOATS)

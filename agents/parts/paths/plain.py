@@ -1,0 +1,107 @@
+"""The chains of a diffusion policy as they come: drawn, noised and regressed on, all with the same weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agents.parts import score
+from agents.parts.paths.options import PathConfig
+from agents.parts.types import Metrics, Transition
+
+Value = Callable[[jax.Array, jax.Array], jax.Array]
+"""Observations and actions to values `[B]`, of the smaller target critic."""
+Hyper = dict[str, jax.Array]
+
+
+class Drawn(NamedTuple):
+    """What an update learns from, of the policy."""
+
+    action: jax.Array  # [B, A], a' at s'
+    unsquashed: jax.Array  # [B, A], u_0 at s
+    ell: jax.Array | None = None  # [B], of the chains at s; None where they are not weighted
+    bonus: jax.Array | None = None  # [B], to the value at (s', a')
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainChains:
+    """Chains of `denoiser`, one for each state; they learn nothing besides their network, and their state is ()."""
+
+    config: PathConfig
+    denoiser: score.Denoiser
+
+    def start(self) -> Any:
+        """What is kept between updates."""
+        return ()
+
+    def temperature(self, state: Any, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
+        """tau `[]` for an action gradient of `gradient_size`."""
+        return gradient_size / hyper["inverse_temperature"]
+
+    def states(self, observation: jax.Array) -> jax.Array:
+        """Those of observations `[B, O]` at which the chains of `draw` begin, `[B, O]`."""
+        return observation
+
+    def sample(
+        self, state: Any, params: Any, observation: jax.Array, key: jax.Array, hyper: Hyper
+    ) -> jax.Array:
+        """u_0 `[B, A]` to act with."""
+        return self.denoiser.sample(params, observation, key, clip_clean=hyper["sample_clip"])
+
+    def draw(
+        self,
+        state: Any,
+        params: Any,
+        batch: Transition,
+        value: Value,
+        tau: jax.Array,
+        key: jax.Array,
+        hyper: Hyper,
+    ) -> Drawn:
+        """a' at s' and u_0 at `states` of s, in one pass of the network `params`."""
+        size, num_samples = batch.observation.shape[0], self.config.target_samples
+        repeated = jnp.repeat(batch.next_observation, num_samples, axis=0)
+        both = jnp.concatenate([repeated, batch.observation])
+        unsquashed = self.sample(state, params, both, key, hyper)
+        candidates, clean = jnp.split(unsquashed, [size * num_samples])
+        action = score.best_of(num_samples, lambda _: jnp.tanh(candidates), value, batch.next_observation)
+        return Drawn(action, clean)
+
+    def target(
+        self,
+        state: Any,
+        noised: score.Noised,
+        gradient: jax.Array,
+        ell: jax.Array | None,
+        log_density: jax.Array,
+        hyper: Hyper,
+    ) -> tuple[score.ScoreTarget, Metrics]:
+        """What the score network is regressed onto at noised u_0, and metrics.
+
+        Args:
+          gradient: `[B, A]`, grad_u.
+          ell: `[B]`, of the chains.
+          log_density: `[B]`, Q/tau.
+        """
+        return score.mixed_target(self.denoiser.schedule, noised, gradient), {}
+
+    def follow(
+        self,
+        state: Any,
+        params: Any,
+        observation: jax.Array,
+        drawn: Drawn,
+        target: score.ScoreTarget,
+        measured: Metrics,
+        hyper: Hyper,
+    ) -> tuple[Any, Metrics]:
+        """What is kept after an update by chains that network `params` drew at `states`, and metrics.
+
+        Args:
+          measured: the metrics of `target`.
+        """
+        return state, {}
