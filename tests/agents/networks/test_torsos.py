@@ -27,7 +27,7 @@ def compiled(network: Any) -> Any:
 
 
 @functools.cache
-def built(torso: Torso, output_size: int = 1) -> tuple[CriticEnsemble, Any]:
+def built(torso: Torso, output_size: int = 1) -> tuple[Any, Any]:
     network = CriticEnsemble(2, torso, output_size)
     return network, jax.jit(Approximator(network).init)(jax.random.key(0), OBSERVATION, ACTION).params
 
@@ -154,7 +154,7 @@ def test_zero_stays_zero_on_the_sphere_and_has_a_gradient():
 
 
 def test_a_score_network_of_blocks_by_its_formula():
-    network = ScoreNetwork(3, 3, (8, 8), 6, (4,), torso="simba")
+    network: Any = ScoreNetwork(3, 3, (8, 8), 6, (4,), torso="simba")
     level = jnp.array([1, 2, 3, 4, 5, 5])
     params = perturbed(
         jax.jit(functools.partial(initializers.init, network))(jax.random.key(0), OBSERVATION, ACTION, level)
@@ -162,11 +162,11 @@ def test_a_score_network_of_blocks_by_its_formula():
     p = jax.tree.map(np.asarray, params)["params"]
     phase = 2 * np.pi * np.asarray(level)[:, None] * p["frequencies"]
     code = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
-    code = np.asarray(mish(dense(code, p["time_mlp"]["Dense_0"])))
+    code = np.asarray(mish(jnp.asarray(dense(code, p["time_mlp"]["Dense_0"]))))
     x = dense(np.concatenate([OBSERVATION, ACTION, code], axis=1), p)
     for i in range(2):
         inner = dense(layer_norm(x, p["rest"][f"LayerNorm_{i}"]), p["rest"][f"Dense_{2 * i}"])
-        x = x + dense(np.asarray(mish(inner)), p["rest"][f"Dense_{2 * i + 1}"])
+        x = x + dense(np.asarray(mish(jnp.asarray(inner))), p["rest"][f"Dense_{2 * i + 1}"])
     expected = dense(layer_norm(x, p["rest"]["LayerNorm_2"]), p["score"])
     np.testing.assert_allclose(
         compiled(network)(params, OBSERVATION, ACTION, level), expected, rtol=1e-3, atol=1e-4
