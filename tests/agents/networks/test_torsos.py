@@ -22,12 +22,17 @@ OBSERVATION, ACTION = jax.random.normal(jax.random.key(7), (2, 6, 3))
 
 
 @functools.cache
-def compiled(network: Any) -> Any:
+def jitted(network: Any) -> Any:
+    """One program for all tests of equal networks."""
     return jax.jit(network.apply)
 
 
+def compiled(network: Any) -> Any:
+    return jitted(network)
+
+
 @functools.cache
-def built(torso: Torso, output_size: int = 1) -> tuple[Any, Any]:
+def built(torso: Torso, output_size: int = 1) -> tuple[CriticEnsemble, Any]:
     network = CriticEnsemble(2, torso, output_size)
     return network, jax.jit(Approximator(network).init)(jax.random.key(0), OBSERVATION, ACTION).params
 
@@ -47,6 +52,10 @@ def layer_norm(x: np.ndarray, p: Any) -> np.ndarray:
 
 def dense(x: np.ndarray, p: Any) -> np.ndarray:
     return x @ p["kernel"] + p["bias"]
+
+
+def mish_of(x: np.ndarray) -> np.ndarray:
+    return np.asarray(mish(jnp.asarray(x, jnp.float32)))
 
 
 def perturbed(params: Any) -> Any:
@@ -154,7 +163,7 @@ def test_zero_stays_zero_on_the_sphere_and_has_a_gradient():
 
 
 def test_a_score_network_of_blocks_by_its_formula():
-    network: Any = ScoreNetwork(3, 3, (8, 8), 6, (4,), torso="simba")
+    network = ScoreNetwork(3, 3, (8, 8), 6, (4,), torso="simba")
     level = jnp.array([1, 2, 3, 4, 5, 5])
     params = perturbed(
         jax.jit(functools.partial(initializers.init, network))(jax.random.key(0), OBSERVATION, ACTION, level)
@@ -162,11 +171,11 @@ def test_a_score_network_of_blocks_by_its_formula():
     p = jax.tree.map(np.asarray, params)["params"]
     phase = 2 * np.pi * np.asarray(level)[:, None] * p["frequencies"]
     code = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
-    code = np.asarray(mish(jnp.asarray(dense(code, p["time_mlp"]["Dense_0"]))))
+    code = mish_of(dense(code, p["time_mlp"]["Dense_0"]))
     x = dense(np.concatenate([OBSERVATION, ACTION, code], axis=1), p)
     for i in range(2):
         inner = dense(layer_norm(x, p["rest"][f"LayerNorm_{i}"]), p["rest"][f"Dense_{2 * i}"])
-        x = x + dense(np.asarray(mish(jnp.asarray(inner))), p["rest"][f"Dense_{2 * i + 1}"])
+        x = x + dense(mish_of(inner), p["rest"][f"Dense_{2 * i + 1}"])
     expected = dense(layer_norm(x, p["rest"]["LayerNorm_2"]), p["score"])
     np.testing.assert_allclose(
         compiled(network)(params, OBSERVATION, ACTION, level), expected, rtol=1e-3, atol=1e-4
