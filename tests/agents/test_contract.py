@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,15 @@ NAMES = list(agents.AGENTS)
 MODES = ("explore", "evaluate")
 DOCS = Path(__file__).parents[2] / "docs"
 every_agent = pytest.mark.parametrize("name", NAMES)
-every_kind = pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
+
+
+def some(*names: str, slow: Iterable[str] = ()) -> Any:
+    """A test of `names`; of those in `slow` where slow tests are asked for: what they add takes long to compile."""
+    marked = [pytest.param(name, marks=pytest.mark.slow) for name in slow]
+    return pytest.mark.parametrize("name", [*names, *marked])
+
+
+every_kind = some(*NAMES, slow=VARIANTS)
 
 
 @functools.cache
@@ -105,9 +114,7 @@ def test_functions_are_pure(name: str):
         np.testing.assert_array_equal(leaf, copy)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "qsm" else name for name in NAMES]
-)
+@some("sac", "td3", slow=[name for name in NAMES if name not in ("sac", "td3")])
 def test_jit_changes_nothing(name: str):
     agent = small_agent(name)
     state, observation = initial(agent), small_batch(0).observation
@@ -173,9 +180,7 @@ def test_values_of_the_start_change_the_start(name: str):
         assert distance(initial(small_agent(name, **{option: default / 2})), initial(small_agent(name))) > 0.0
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "qsm-clean" else name for name in NAMES]
-)
+@some("sac", "td3", slow=[name for name in NAMES if name not in ("sac", "td3")])
 def test_each_seed_of_the_axis_learns_what_it_would_alone(name: str):
     assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]
     agent, batch = small_agent(name), small_batch(0, lead=(2,))
@@ -205,7 +210,7 @@ def two_keys(seed: int) -> jax.Array:
 # ---- Learning -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
+@every_kind
 def test_the_policy_improves_through_its_learned_critic(name: str):
     """A reward of observation times action, at observations -1 and 1: only the critic is told of it.
 
@@ -255,7 +260,7 @@ def test_without_a_normalizer_nothing_is_observed(name: str):
     assert seen is state and state.normalizer == ()
 
 
-@every_agent
+@some("sac", "qsm-clean", slow=[name for name in NAMES if name not in ("sac", "qsm-clean")])
 def test_a_normalizer_changes_nothing_but_what_is_seen(name: str):
     """As if the plain agent were given standard observations: in acting and in an update."""
     plain, agent = small_agent(name), small_agent(name, normalize_observations=True)

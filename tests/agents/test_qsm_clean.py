@@ -88,7 +88,7 @@ def test_the_gaussian_fixed_point_is_the_known_one(num_levels: int, step_varianc
     ("num_levels", "step_variance"),
     [
         (5, "beta"),
-        (5, "posterior"),
+        pytest.param(5, "posterior", marks=pytest.mark.slow),
         pytest.param(10, "beta", marks=pytest.mark.slow),
         pytest.param(20, "beta", marks=pytest.mark.slow),
         pytest.param(10, "posterior", marks=pytest.mark.slow),

@@ -10,6 +10,7 @@ from tests.agents.analytic import distance, initial, small_agent, small_batch, u
 from tests.keys import check_keys
 
 
+@pytest.mark.slow
 def test_networks_begin_anew_at_every_interval():
     agent = small_agent("td3", reset_interval=4, normalize_observations=True)
     state = initial(agent)

@@ -74,10 +74,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("sac", "qsm-clean") else pytest.param(name, marks=pytest.mark.slow)
-        for name in agents.AGENTS
-    ],
+    [name if name == "sac" else pytest.param(name, marks=pytest.mark.slow) for name in agents.AGENTS],
 )
 def test_a_training_state_comes_back_bit_for_bit(name: str, tmp_path: Path):
     learner = small_learner(name)

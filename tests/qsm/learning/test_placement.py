@@ -58,7 +58,11 @@ def close(one: Any, other: Any, rtol: float) -> None:
     jax.tree_util.tree_map_with_path(compare, jax.device_get(one), jax.device_get(other))
 
 
-@pytest.mark.parametrize(("seeds", "num_envs"), [(tuple(range(8)), 2), ((3,), 8)], ids=["seeds", "batch"])
+@pytest.mark.parametrize(
+    ("seeds", "num_envs"),
+    [pytest.param(tuple(range(8)), 2, marks=pytest.mark.slow), ((3,), 8)],
+    ids=["seeds", "batch"],
+)
 @pytest.mark.parametrize(
     ("x64", "rtol"),
     [pytest.param(False, 1e-4, marks=pytest.mark.slow), (True, 1e-9)],

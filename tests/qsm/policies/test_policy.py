@@ -51,7 +51,10 @@ def trained(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, **options: A
     return run.path
 
 
-@pytest.mark.parametrize(("name", "options"), [("sac", SMALL), ("qsm", SMALL_QSM | {"eval_samples": 3})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("sac", SMALL), pytest.param("qsm", SMALL_QSM | {"eval_samples": 3}, marks=pytest.mark.slow)],
+)
 def test_an_exported_policy_acts_as_the_run_does(
     name: str,
     options: dict[str, Any],

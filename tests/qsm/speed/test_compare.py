@@ -85,6 +85,7 @@ def test_a_worker_times_the_checkout_in_its_folder_and_tells_what_fails(tmp_path
             run("sac", "loop", 1)
 
 
+@pytest.mark.slow
 def test_the_worker_runs_the_cases_of_this_checkout():
     """What it asks of a checkout is there: sizes by position, a case by its name, a number that comes back."""
     requests = "".join(json.dumps(["td3", "update", 2]) + "\n" for _ in range(2))

@@ -143,6 +143,7 @@ def test_a_short_run_in_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_short_run_of_real_environments_on_the_device(tmp_path: Path):
     options = ["--backend", "mjx", "--num-envs", "2", "--steps", "40", "--random-steps", "20"]
     options += ["--replay-ratio", "1/2", "--replay-capacity", "1000", "--eval-episodes", "1"]

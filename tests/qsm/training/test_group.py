@@ -186,7 +186,7 @@ def test_a_group_is_resumed_bit_for_bit_and_each_can_be_gone_on_with_alone(
 @pytest.mark.parametrize(
     ("option", "values"),
     # One that the agent reads, and one that the loop does where it samples.
-    [("critic_learning_rate", (1e-3, 1e-2)), ("discount", (0.0, 0.9))],
+    [("critic_learning_rate", (1e-3, 1e-2)), pytest.param("discount", (0.0, 0.9), marks=pytest.mark.slow)],
 )
 def test_a_swept_value_is_what_it_is_alone(
     option: str, values: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
