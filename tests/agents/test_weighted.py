@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import agents
-from agents.parts.paths import weights
+from agents.parts import measure, score
+from agents.parts.paths import plain, weights
 from agents.parts.paths.options import PATH_FLOATS
 from tests.agents.analytic import (
     distance,
@@ -48,8 +49,8 @@ def test_what_needs_weights_is_refused_without_them(option: str, value: str):
 
 
 def test_its_floats_are_hyperparameters_where_chains_are_weighted():
-    plain, weighted = (agent.config.hyperparameters() for agent in (small_agent("qsm-clean"), FULL))
-    assert set(weighted) - set(plain) == set(PATH_FLOATS)
+    bare, weighted = (agent.config.hyperparameters() for agent in (small_agent("qsm-clean"), FULL))
+    assert set(weighted) - set(bare) == set(PATH_FLOATS)
 
 
 # ---- What every agent owes the loop -------------------------------------------------------------------------------
@@ -139,8 +140,8 @@ def value(params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
 
 def target_of(factor: float = 1.0, size: float = 2.0, **options: Any) -> Any:
     """Score target, gradient size and metrics at 16 u_0 of four states, and what they came from."""
-    plain = weighted_agent(**options)
-    agent, state = with_values(plain, value), initial(plain)
+    bare = weighted_agent(**options)
+    agent, state = with_values(bare, value), initial(bare)
     state = state._replace(
         gradient_size=jnp.asarray(factor * size),
         paths=state.paths._replace(spread=jnp.array([0.2, 0.5]), residual=state.paths.residual / 3),
@@ -168,17 +169,17 @@ def test_each_sample_weighs_by_its_chain():
 
 
 def test_the_mixture_is_fitted_and_unit_is_the_clean_target():
-    plain = small_agent("qsm-clean")
+    bare = small_agent("qsm-clean")
     (unit, _, _), (unsquashed, _) = target_of(target_fit="unit")
-    state = initial(plain)._replace(gradient_size=jnp.asarray(2.0))
-    clean = with_values(plain, value).score_target(
+    state = initial(bare)._replace(gradient_size=jnp.asarray(2.0))
+    clean = with_values(bare, value).score_target(
         state, 1.0, jnp.zeros((16, 3)), unsquashed, jax.random.key(1)
     )
     np.testing.assert_allclose(unit.noise, clean[0].noise, rtol=1e-5, atol=1e-6)
     assert clean[0].weight is None
     for fitted in ("spread", "residual"):
         (target, _, _), _ = target_of(target_fit=fitted)
-        schedule = plain.denoiser.schedule
+        schedule = bare.denoiser.schedule
         sigma2, index = schedule.sigma**2, np.asarray(unit.level) - 1
         variance = np.array([0.2, 0.5])
         c = sigma2[:, None] * variance / (schedule.abar[:, None] * variance + sigma2[:, None])
@@ -203,3 +204,31 @@ def test_values_times_ten_change_nothing_but_the_temperature(temperature: str):
     assert float(ten_metrics[of_tau].total) == pytest.approx(10 * float(metrics[of_tau].total), rel=1e-5)
     for name in ("path/effective_share", "path/entropy_per_action", "path/log_normalizer"):
         assert float(ten_metrics[name].total) == pytest.approx(float(metrics[name].total), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("entropy", "share", "falls"), [(0.5, 0.6, True), (-0.7, 0.6, False), (0.5, 0.3, False)]
+)
+def test_the_temperature_follows_what_was_measured_without_tempering(
+    entropy: float, share: float, falls: bool
+):
+    agent = weighted_agent(temperature="entropy")
+    state, batch = initial(agent), small_batch(0)
+    values = {"path/entropy_per_action": entropy, "path/effective_share": share, "path/tempering": 1.0}
+    measured = {name: measure.mean(jnp.float32(value)) for name, value in values.items()}
+    unsquashed = jnp.full((8, 2), 0.5)
+    noised = agent.denoiser.add_noise(unsquashed, jax.random.key(0))
+    target = score.ScoreTarget(noised.action, noised.level, noised.noise)
+    paths, _ = agent.chains.follow(
+        state.paths,
+        state.average,
+        batch.observation,
+        plain.Drawn(unsquashed, unsquashed),
+        target,
+        measured,
+        state.hyperparameters,
+    )
+    moved = float(paths.log_temperature.params - state.paths.log_temperature.params)
+    assert moved == pytest.approx(-3e-4 if falls else 3e-4, rel=1e-2)
+    # Equal chains have no spread: the running mean moves by its rate.
+    np.testing.assert_allclose(paths.spread, 0.99, rtol=1e-5)

@@ -144,8 +144,7 @@ class WeightedChains(PlainChains):
                 hyper["target_entropy_per_action"],
                 hyper["effective_floor"],
             )
-            rate, action_size = hyper["temperature_learning_rate"], spread.shape[0]
-            learned = temperature.step(learned, slack, rate, action_size)
+            learned = temperature.step(learned, slack, hyper["temperature_learning_rate"], spread.shape[0])
         metrics = {
             "path/spread": measure.mean(jnp.sqrt(spread)),
             "path/smallest_residual": measure.mean(jnp.sqrt(residual[0])),
