@@ -24,6 +24,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_cpu_multi_thread_eigen=false",
         "--xla_cpu_use_fusion_emitters=false",
         "--xla_backend_optimization_level=1",
+        "--xla_cpu_parallel_codegen_split_count=1",  # of parts that would be compiled side by side
     ]
 )
 

@@ -84,6 +84,7 @@ def tree(root: Path, test: str) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_only_what_the_tests_do_not_find_survives_and_the_file_comes_back(tmp_path: Path) -> None:
     root = tree(tmp_path, "def test_half():\n    assert half(0) == 0")
     file = Path("agents/half.py")

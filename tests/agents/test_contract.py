@@ -55,7 +55,10 @@ def act(agent: Any, mode: str) -> Any:
 
 
 @every_agent
-@pytest.mark.parametrize(("observation_size", "action_size"), [(OBSERVATION_SIZE, ACTION_SIZE), (1, 1)])
+@pytest.mark.parametrize(
+    ("observation_size", "action_size"),
+    [(OBSERVATION_SIZE, ACTION_SIZE), pytest.param(1, 1, marks=pytest.mark.slow)],
+)
 def test_actions_have_the_shape_of_the_spec_and_stay_in_the_box(
     name: str, observation_size: int, action_size: int
 ):
@@ -114,7 +117,7 @@ def test_functions_are_pure(name: str):
         np.testing.assert_array_equal(leaf, copy)
 
 
-@some("sac", "td3", slow=[name for name in NAMES if name not in ("sac", "td3")])
+@some("td3", slow=[name for name in NAMES if name != "td3"])
 def test_jit_changes_nothing(name: str):
     agent = small_agent(name)
     state, observation = initial(agent), small_batch(0).observation
@@ -260,7 +263,7 @@ def test_without_a_normalizer_nothing_is_observed(name: str):
     assert seen is state and state.normalizer == ()
 
 
-@some("sac", "qsm-clean", slow=[name for name in NAMES if name not in ("sac", "qsm-clean")])
+@some("sac", slow=[name for name in NAMES if name != "sac"])
 def test_a_normalizer_changes_nothing_but_what_is_seen(name: str):
     """As if the plain agent were given standard observations: in acting and in an update."""
     plain, agent = small_agent(name), small_agent(name, normalize_observations=True)

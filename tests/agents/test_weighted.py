@@ -56,6 +56,7 @@ def test_its_floats_are_hyperparameters_where_chains_are_weighted():
 # ---- What every agent owes the loop -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_stays_finite_and_of_its_shape():
     state = initial(FULL)
     for step in range(3):

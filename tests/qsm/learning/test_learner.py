@@ -90,7 +90,9 @@ def test_no_key_is_used_twice():
 # ---- Compilation -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", [TallyAgent(), small_sac()], ids=["tally", "sac"])
+@pytest.mark.parametrize(
+    "agent", [TallyAgent(), pytest.param(small_sac(), marks=pytest.mark.slow)], ids=["tally", "sac"]
+)
 def test_each_program_is_compiled_once(agent: Agent):
     """Across resets, the random start, ratios below and above one, a frozen seed, metrics and evaluations."""
     traced: Any = Traced(agent)
@@ -124,7 +126,7 @@ def test_each_program_is_compiled_once(agent: Agent):
 
 
 def test_the_largest_program_is_compiled_ahead_and_once(caplog: pytest.LogCaptureFixture):
-    learner = Learner(agents.make_agent("td3", 2, 1, hidden_sizes=(4,), batch_size=4), SPEC, 0, capacity=20)
+    learner = Learner(TallyAgent(), SPEC, 0, capacity=21)
     jax.config.update("jax_log_compiles", True)  # for all threads, as the context manager is not
     try:
         with caplog.at_level(logging.WARNING):
@@ -141,7 +143,7 @@ def test_the_largest_program_is_compiled_ahead_and_once(caplog: pytest.LogCaptur
 
 
 def test_storing_is_learning_without_an_update():
-    learner = Learner(small_sac(), SPEC, seeds=(0, 1), capacity=20)
+    learner = Learner(TallyAgent(), SPEC, seeds=(0, 1), capacity=20)
     here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), arrival(StepType.MID, 3, 4))
     action, zero = np.full((2, 1, 1), 0.5, np.float32), np.int32(0)
     stored = learner.learn(learner.init(), action, here, zero, zero)

@@ -89,6 +89,7 @@ def table(file: Path) -> list[dict[str, float]]:
     return [{name: x for name, x in row.items() if "second" not in name} for row in read_csv(file)]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_one_that_failed_go_on_from_the_disk_bit_for_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -156,6 +156,7 @@ def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pyte
         load_policy(changed(**{DESCRIPTION: wider}))
 
 
+@pytest.mark.slow
 def test_a_parameter_under_another_name_is_refused_though_it_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -174,7 +174,7 @@ def test_a_module_of_ours_that_cannot_be_imported_is_a_failure() -> None:
     assert report.failures() == ["seeds"]
 
 
-@pytest.mark.parametrize("when", ["at the start", "in its blocks"])
+@pytest.mark.parametrize("when", [pytest.param("at the start", marks=pytest.mark.slow), "in its blocks"])
 def test_a_case_that_fails_is_recorded_and_the_others_are_measured(
     fake: type[Fake], measure: Callable[..., dict[str, Any]], when: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
