@@ -30,8 +30,8 @@ _DISTRIBUTION: dict[str, Any] = {
 PRESETS: dict[PresetName, Preset] = {
     "paper": Preset("each agent as its paper has it, with plain critics: the defaults", {}),
     "strong": Preset(
-        "one setting for all agents and tasks: SimBa critics of width 256 that learn distributions",
-        {**_SIMBA, **_DISTRIBUTION, "critic_hidden_sizes": (256, 256)},
+        "one setting for all agents and tasks: SimBa critics of width 128 that learn distributions",
+        {**_SIMBA, **_DISTRIBUTION, "critic_hidden_sizes": (128, 128)},
     ),
     "simba": Preset(
         "SimBa (Lee et al. 2024)",
