@@ -72,7 +72,7 @@ class QSM(AgentBase):
     ) -> jax.Array:
         """Of `num_samples` samples at each state that with the largest min_i Q_i, `[B, A]`."""
         sample = functools.partial(self.sample, state.score.params, key=key)
-        value = functools.partial(self.critic.smallest_value, critic_params)
+        value = functools.partial(self.critic.reduced_value, critic_params)
         return score.best_of(num_samples, sample, value, observation)
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:

@@ -103,7 +103,7 @@ class CleanQSM(AgentBase):
         """The best of N samples, with action noise to explore; `[B, A]`."""
         sample_key, noise_key = jax.random.split(key)
         sample = functools.partial(self.sample, state, key=sample_key)
-        value = functools.partial(self.critic.smallest_value, state.critic.online.params)
+        value = functools.partial(self.critic.reduced_value, state.critic.online.params)
         observation = self.normalized(state, observation)
         if mode == "evaluate":
             return score.best_of(self.config.eval_samples, sample, value, observation)
@@ -116,7 +116,7 @@ class CleanQSM(AgentBase):
         """a' at s' for the critic target and u_0 at s for the score target, `[B, A]`, in one pass of the sampler."""
         sample_key, noise_key = jax.random.split(key)
         hyper, temperature = state.hyperparameters, self.temperature(state, state.gradient_size)
-        value = functools.partial(self.critic.smallest_value, state.critic.target)
+        value = functools.partial(self.critic.reduced_value, state.critic.target)
         drawn = self.chains.draw(state.paths, state.average, batch, value, temperature, sample_key, hyper)
         return drawn._replace(action=noise.perturb(drawn.action, hyper["action_noise"], noise_key))
 

@@ -98,7 +98,7 @@ class SAC(AgentBase):
     ) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
         """mean (alpha log pi(a|s) - min_i Q_i(s, a)), a ~ pi; and log pi `[B]` with metrics."""
         action, log_prob = self.policy.sample(params, observation, key)
-        value = self.critic.smallest_value(critic_params, observation, action)
+        value = self.critic.reduced_value(critic_params, observation, action)
         loss = (temperature * log_prob - value).mean()
         metrics = {
             "actor/loss": measure.mean(loss),

@@ -52,8 +52,8 @@ class Critic(approximator.Approximator):
         return self.head.value(self.apply(params, observation, action))
 
     @jax.named_scope("critic_value")
-    def smallest_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
-        """min_i Q_i(s, a) `[B]`, or what else the head's reduction makes of the members."""
+    def reduced_value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
+        """One value `[B]` of all members, by the head's reduction: min_i Q_i(s, a) by default."""
         return self.head.reduction(self.value(params, observation, action))
 
     @jax.named_scope("critic_value")

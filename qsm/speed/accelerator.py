@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -97,8 +98,9 @@ def run(command: Sequence[str], log: Path, seconds: float, runs: Path, output: P
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
         try:
-            while process.poll() is None and time.monotonic() < until:
-                time.sleep(min(POLL_SECONDS, max(until - time.monotonic(), 0.01)))
+            while process.poll() is None and (left := until - time.monotonic()) > 0:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(min(POLL_SECONDS, left))
                 keep(runs, output)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)  # a training saves
@@ -114,20 +116,20 @@ def run(command: Sequence[str], log: Path, seconds: float, runs: Path, output: P
 
 
 def run_all(output: Path, options: Options) -> int:
-    """Runs all steps, and says what became of each; 1 where one of them failed."""
+    """Runs all steps, and says what became of each; 1 where one of them failed or was cut off."""
     output.mkdir(parents=True, exist_ok=True)
-    began, done, left_over = time.monotonic(), [], 0.0
+    began, done, share = time.monotonic(), [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         for step in steps(output, runs, options):
             here = time.monotonic()
-            limit = 60 * options.minutes
-            allowed = min(step.share * limit + left_over, limit - (here - began) - GRACE_SECONDS)
+            share += step.share
+            # Up to where its share ends, so that it has what those before it left over.
+            allowed = share * 60 * options.minutes - GRACE_SECONDS - (here - began)
             status = run(step.command, output / f"{step.name}.log", max(allowed, 1.0), runs, output)
             took = time.monotonic() - here
-            left_over = max(allowed - took, 0.0)
             done.append({"step": step.name, "seconds": round(took, 1), "status": status})
             print(f"{step.name}: {took:.0f} s, status {status}", flush=True)
             (output / "steps.json").write_text(json.dumps(done, indent=1) + "\n")
-    # 143: a training that was told to stop when its time was up, and saved.
-    return int(any(step["status"] not in (0, 143, -signal.SIGTERM) for step in done))
+    # 143: a training that was told to stop when its time was up, and saved. Whatever else was cut off is not whole.
+    return int(any(step["status"] not in (0, 143) for step in done))

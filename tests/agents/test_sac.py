@@ -165,7 +165,7 @@ def test_actor_ascends_smaller_critic_plus_entropy():
     def objective(params: Any) -> jax.Array:
         observation = jnp.repeat(batch.observation, 200, axis=0)
         action, log_prob = agent.policy.sample(params, observation, jax.random.key(2))
-        value = agent.critic.smallest_value(new_state.critic.online.params, observation, action)
+        value = agent.critic.reduced_value(new_state.critic.online.params, observation, action)
         return (value - 0.7 * log_prob).mean()
 
     assert float(objective(new_state.actor.params)) > float(objective(state.actor.params))

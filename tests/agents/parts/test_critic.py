@@ -136,7 +136,7 @@ def test_smallest_first_and_gradient_by_hand():
 
     critic = AnalyticCritic(NETWORK, HEAD, values)
     observation, action = jnp.zeros((2, 3)), jnp.array([[1.0, 0.5], [-1.0, 0.0]])
-    np.testing.assert_allclose(critic.smallest_value((), observation, action), [-4.5, -1.0])
+    np.testing.assert_allclose(critic.reduced_value((), observation, action), [-4.5, -1.0])
     np.testing.assert_allclose(critic.first_value((), observation, action), [1.5, -1.0])
     value, gradient = critic.action_gradient((), observation, action)
     np.testing.assert_allclose(value, [-1.5, 1.0])
