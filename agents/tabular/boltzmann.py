@@ -64,15 +64,16 @@ def q_score_matching(
 
 
 def soft_evaluate(mdp: MDP, policy: np.ndarray, inverse_temperature: float) -> Values:
-    """Soft V and Q of `policy` `[S, A]`: each state pays its entropy / alpha beside the rewards, from the next on.
+    """Soft V and Q of `policy` `[S, A]`: each state pays the policy's entropy / alpha beside the rewards.
 
-    V = sum_a pi (Q - log pi / alpha), Q = r + discount P V.
+    V = sum_a pi (Q - log pi / alpha), Q = r + discount P V. When an episode is over, nothing is paid any more.
 
     Raises:
       ValueError: the discount is 1, or `policy` is none.
     """
     policy = mdp.check_policy(policy)
-    return evaluate_rewards(mdp, policy, mdp.reward - _log(policy) / inverse_temperature)
+    bonus = np.where(mdp.is_terminal[:, None], 0.0, -_log(policy) / inverse_temperature)
+    return evaluate_rewards(mdp, policy, mdp.reward + bonus)
 
 
 def soft_policy_iteration(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -11,7 +12,7 @@ import numpy as np
 class MDP:
     """S states, A actions, and what each action leads to.
 
-    An episode that ends is a state that leads to itself with reward 0.
+    The end of an episode is a state that always leads to itself with reward 0.
 
     Raises:
       ValueError: shapes that do not fit, rows that are no distributions, numbers that are not finite, or a discount
@@ -52,6 +53,12 @@ class MDP:
     def num_actions(self) -> int:
         """A."""
         return self.transition.shape[1]
+
+    @functools.cached_property
+    def is_terminal(self) -> np.ndarray:
+        """Which states are the end of an episode, `[S]` bool."""
+        to_itself = self.transition[np.arange(self.num_states), :, np.arange(self.num_states)]
+        return np.all((to_itself == 1.0) & (self.reward == 0.0), axis=1)
 
     def uniform_policy(self) -> np.ndarray:
         """Every action as likely as every other, `[S, A]`."""

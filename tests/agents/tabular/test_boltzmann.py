@@ -100,20 +100,21 @@ def test_each_soft_step_raises_the_soft_value_of_every_state(name: str, alpha: f
 @EACH
 @pytest.mark.parametrize("alpha", [1.0, 30.0])
 def test_soft_policy_iteration_solves_the_soft_equation(name: str, alpha: float):
-    """V = log(sum_a exp(alpha Q)) / alpha, whatever it began with."""
+    """V = log(sum_a exp(alpha Q)) / alpha, and 0 when the episode is over, whatever it began with."""
     mdp = PROCESSES[name]
     found = soft_policy_iteration(mdp, alpha, start=greedy(mdp.reward))
     assert found.converged
     q = mdp.reward + mdp.discount * mdp.transition @ found.value
     expected = q.max(axis=1) + np.log(np.exp(alpha * (q - q.max(axis=1, keepdims=True))).sum(axis=1)) / alpha
+    expected[WORLDS[name].is_terminal] = 0.0
     np.testing.assert_allclose(found.value, expected, rtol=0, atol=1e-9)
 
 
 def test_soft_values_by_hand():
     """Leave or stay for nothing, half each: each visit pays log(2) / alpha, and half of them go on."""
     mdp = stay_or_leave(1, 0.0, 0.9)
-    mdp = MDP(mdp.transition, mdp.reward, 0.9)
-    value, action_value = soft_evaluate(mdp, np.array([[0.5, 0.5], [1.0, 0.0]]), 4.0)
+    np.testing.assert_array_equal(mdp.is_terminal, [False, True])
+    value, action_value = soft_evaluate(mdp, mdp.uniform_policy(), 4.0)
     expected = np.log(2) / 4 / (1 - 0.45)
     np.testing.assert_allclose(value, [expected, 0], atol=1e-15)
     np.testing.assert_allclose(action_value, [[0, 0.9 * expected], [0, 0]], atol=1e-15)
