@@ -29,6 +29,9 @@ from envs.api import EnvSpec, SimulationError, StepType, TimeStep, time_step
 MOVES = ("right", "up", "left", "down")
 """Names of the actions of the process, by number; its sides are the moves before and after."""
 
+ACTIONS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)], np.float32)
+"""The middle of the continuous actions `[4, 2]` that mean each move."""
+
 _STEPS = np.array([(0, 1), (-1, 0), (0, -1), (1, 0)])  # rows and columns; row 0 is at the top
 _WALL, _FLOOR, _START = "#", ".", "S"
 _ENDS = {"G": 1.0, "X": -1.0}  # rewards of entering a cell that ends the episode

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from envs.api import SimulationError, StepType
-from envs.gridworld import MOVES, TASKS, Gridworld, GridworldEnvironment, make_env, move_of
+from envs.gridworld import ACTIONS, MOVES, TASKS, Gridworld, GridworldEnvironment, make_env, move_of
 from envs.tasks import GRIDWORLD_NAMES, check_task
 
 RIGHT, UP, LEFT, DOWN = range(4)
-ACTIONS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)], np.float32)
 SMALL = Gridworld.parse(
     """
     S.G
@@ -113,6 +112,7 @@ def test_numbers_that_cannot_be_are_refused():
 )
 def test_the_larger_component_is_the_move(action: tuple[float, float], move: str):
     assert MOVES[move_of(np.array(action))] == move
+    assert [move_of(action) for action in ACTIONS] == list(range(4))
 
 
 def test_moves_have_the_directions_of_their_names():
