@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,11 @@ def compare(agent: Any, state: Any, world: Gridworld, discount: float) -> list[d
         seen = agent.normalized(state, observation)
         return agent.critic.value(state.critic.online.params, seen, actions).mean(axis=0)
 
-    act = jax.jit(functools.partial(agent.act, mode="evaluate"))
-    actions = np.asarray(act(state, observation, jax.random.key(0)))
+    @jax.jit
+    def act(key: jax.Array) -> jax.Array:
+        return agent.act(state, observation, key, mode="evaluate")
+
+    actions = np.asarray(act(jax.random.key(0)))
     said = np.asarray(critics(actions))
     said_of_moves = np.stack([critics(np.tile(action, (len(actions), 1))) for action in ACTIONS], axis=1)
     moves = np.array([move_of(action) for action in actions])
@@ -66,6 +68,8 @@ def compare(agent: Any, state: Any, world: Gridworld, discount: float) -> list[d
         {
             "row": row,
             "column": column,
+            "x": actions[cell, 0],
+            "y": actions[cell, 1],
             "move": MOVES[moves[cell]],
             "best_value": best.value[cell],
             "value": value[cell],
