@@ -230,7 +230,7 @@ class GridworldEnvironment:
         num_states = len(world.cells)
         self.world = world
         self._seed = seed
-        self._random = np.random.RandomState(seed)
+        self._random = np.random.RandomState(seed)  # whose state `snapshot` lays out
         self._spec = EnvSpec(
             task=task,
             observation_size=num_states,

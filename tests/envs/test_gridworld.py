@@ -216,6 +216,8 @@ def test_a_restored_environment_goes_on_as_the_saved_one(num_steps: int):
     saved_one, other = make_env("gridworld-cliff", 0), make_env("gridworld-cliff", 0)
     play(saved_one, num_steps)
     other.restore(saved_one.save())
+    for name, value in saved_one.save().items():
+        np.testing.assert_array_equal(other.save()[name], value, err_msg=name)
     if num_steps == 1:  # in mid-episode
         assert [saved_one.step(ACTIONS[UP]).observation.tobytes() for _ in range(9)] == [
             other.step(ACTIONS[UP]).observation.tobytes() for _ in range(9)

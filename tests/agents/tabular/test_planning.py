@@ -153,6 +153,12 @@ def test_what_is_no_process_is_refused(changes: dict[str, Any], message: str):
         MDP(**({"transition": TRANSITION, "reward": REWARD, "discount": 0.5} | changes))
 
 
+def test_the_end_of_an_episode_leads_to_itself_for_nothing():
+    transition = [[[1, 0, 0, 0]] * 2, [[0, 1, 0, 0]] * 2, [[0, 0, 1, 0], [0, 0, 0, 1]], [[0, 0, 0, 1]] * 2]
+    mdp = MDP(np.array(transition), np.array([[0, 0], [0, 1], [0, 0], [1, 1]]), 0.5)
+    np.testing.assert_array_equal(mdp.is_terminal, [True, False, False, False])
+
+
 def test_endless_sums_need_a_discount():
     mdp = MDP(TWO.transition, TWO.reward, 1.0)
     for call in (lambda: evaluate(mdp, mdp.uniform_policy()), lambda: value_iteration(mdp)):
