@@ -3,6 +3,7 @@
 SEED ?= 0
 BASE ?= HEAD~1
 RUNS ?= runs
+PAPER ?= results/paper
 TEST_ARGS ?= -n 2 --dist worksteal
 TRAIN_ARGS ?= --steps 25_000 --random-steps 2_000 --eval-interval 2_500
 
@@ -42,7 +43,7 @@ endef
 export PROBE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults mutants speed lint format clean
+.PHONY: help setup train test faults mutants speed paper lint format clean
 
 help:
 	@echo "make setup     create .venv with the pinned dependencies (ACCELERATOR=cpu|cuda|tpu, PYTHON=...)"
@@ -51,6 +52,7 @@ help:
 	@echo "make faults    set up, then inject faults into trainings and count what was survived (FAULTS_ARGS=--quick)"
 	@echo "make mutants   set up, then plant faults in the code and list those that no test finds (MUTANTS_ARGS=\"--files agents/sac.py --sample 30\")"
 	@echo "make speed     set up, then compare how fast this checkout trains with another commit (BASE=HEAD~1, SPEED_ARGS=\"--agents sac\")"
+	@echo "make paper     set up, then run what is quick of the QSM paper: docs/paper.md (PAPER=results/paper)"
 	@echo "make lint      check style (ruff) and types (pyright)"
 	@echo "make format    rewrite the code in the project's style"
 	@echo "make clean     remove .venv and caches; runs stay"
@@ -98,6 +100,13 @@ mutants: setup
 
 speed: setup
 	@$(BIN)/python scripts/compare_speed.py $(BASE) $(SPEED_ARGS)
+
+paper: setup
+	@$(BIN)/python scripts/paper/gridworld.py --output $(PAPER)
+	@$(BIN)/qsm train td3 gridworld-open --name paper --num-seeds 3 --steps 6000 --random-steps 1000 --eval-interval 2000 \
+	    --hidden-sizes 64,64 --batch-size 64 --discount 0.9 --wandb disabled --runs $(RUNS)
+	@$(BIN)/python scripts/paper/gridworld_learned.py $(RUNS)/dm_control/gridworld-open/td3@paper/seed_* \
+	    --output $(PAPER)/gridworld_learned.csv
 
 lint: setup
 	@$(BIN)/ruff check .

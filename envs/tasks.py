@@ -1,4 +1,4 @@
-"""Names of the DeepMind Control Suite's tasks on each backend, without loading a simulator where that can be helped.
+"""Names of the tasks of each backend, without loading a simulator where that can be helped.
 
 Importing dm_control takes about a second, too long to wait for the answer to a misspelt name.
 """
@@ -26,9 +26,11 @@ RECORDED_NAMES = tuple(
     """.split()  # noqa: SIM905  (fifty names are easier to read in rows)
 )
 
+GRIDWORLD_NAMES = ("gridworld-open", "gridworld-rooms", "gridworld-cliff")
+"""Names of the mazes of `envs.gridworld`, which are stepped on the host as dm_control's tasks are."""
 
 BACKENDS = ("dm_control", "mjx")
-"""Simulators: dm_control on the CPU, and MuJoCo Playground's tasks on the accelerator."""
+"""Simulators: on the CPU, dm_control and the gridworlds; on the accelerator, MuJoCo Playground's tasks."""
 
 MJX_RECORDED_VERSION = "0.2.0"
 """Version of playground whose names are written down in `MJX_NAMES`."""
@@ -81,6 +83,8 @@ dm_control brings them up to date. And several models are solved with other sett
 def task_names(backend: str = "dm_control") -> tuple[str, ...]:
     """Names of all tasks of `backend`, `domain-task`, in the suite's order; of dm_control, as installed.
 
+    Behind dm_control's come the gridworlds, which its loop steps too.
+
     Raises:
         ValueError: `backend` is none of `BACKENDS`.
     """
@@ -92,7 +96,7 @@ def task_names(backend: str = "dm_control") -> tuple[str, ...]:
         is_recorded = importlib.metadata.version("dm_control") == RECORDED_VERSION
     except importlib.metadata.PackageNotFoundError:  # on a machine for mjx alone
         is_recorded = True
-    return RECORDED_NAMES if is_recorded else suite_task_names()
+    return (*(RECORDED_NAMES if is_recorded else suite_task_names()), *GRIDWORLD_NAMES)
 
 
 def suite_task_names() -> tuple[str, ...]:

@@ -13,13 +13,17 @@ from typing import Any, NamedTuple
 import agents
 from agents.api import Agent
 from envs.api import DeviceEnvironment, EnvSpec, HostEnvironment
-from envs.tasks import BACKENDS
+from envs.tasks import BACKENDS, GRIDWORLD_NAMES
 from envs.vector import VectorEnvironment
 from qsm.options import saved
 from qsm.options.run import Backend
 
 
-def _dm_control(task: str, seed: int, action_repeat: int) -> HostEnvironment:
+def _host(task: str, seed: int, action_repeat: int) -> HostEnvironment:
+    if task in GRIDWORLD_NAMES:
+        from envs import gridworld
+
+        return gridworld.make_env(task, seed, action_repeat)
     if importlib.util.find_spec("dm_control") is None:
         raise ValueError(
             "--backend dm_control needs the package dm_control, which is not installed. Take --backend mjx, or install "
@@ -37,9 +41,9 @@ def _mjx(task: str, action_repeat: int) -> DeviceEnvironment:
 
 
 class Simulators(NamedTuple):
-    """Makes environments: dm_control's of a task, a seed and an action repeat, MJX's of a task and an action repeat."""
+    """Makes environments: the host's of a task, a seed and an action repeat, MJX's of a task and an action repeat."""
 
-    host: Callable[[str, int, int], HostEnvironment] = _dm_control
+    host: Callable[[str, int, int], HostEnvironment] = _host
     device: Callable[[str, int], DeviceEnvironment] = _mjx
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from envs import render
-from envs.tasks import SAME_OBSERVATIONS, check_task
+from envs.tasks import GRIDWORLD_NAMES, SAME_OBSERVATIONS, check_task
 from qsm.base.errors import UserError
 from qsm.checkpoints.selection import NEWEST, Which, restore_policy
 from qsm.devices import runtime
@@ -54,6 +54,8 @@ def play(
     try:
         if video is not None:
             render.check_path(video)
+            if task in GRIDWORLD_NAMES:
+                raise ValueError(f"{task} has no camera to film with; leave out --video")
             if backend != "dm_control":
                 raise ValueError(
                     "videos are drawn by dm_control: add --backend dm_control, or leave out --video"

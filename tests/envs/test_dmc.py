@@ -14,10 +14,10 @@ from dm_control.rl import control
 
 from envs import dmc, tasks
 from envs.api import SimulationError, StepType, TimeStep
-from envs.tasks import RECORDED_NAMES, task_names
+from envs.tasks import GRIDWORLD_NAMES, RECORDED_NAMES, task_names
 
 ROOT = pathlib.Path(__file__).parents[2]
-TASKS = task_names()
+TASKS = RECORDED_NAMES
 # A dog is compiled in many seconds, and all of them are the dog of the first.
 EACH = [
     pytest.param(task, marks=pytest.mark.slow) if task.startswith("dog-") and task != "dog-stand" else task
@@ -57,8 +57,9 @@ def play_out(environment: dmc.DmcEnvironment, action: np.ndarray) -> list[TimeSt
     return steps
 
 
-def test_task_names_are_the_suite_s():
-    assert TASKS == RECORDED_NAMES == tasks.suite_task_names()
+def test_task_names_are_the_suite_s_and_then_the_gridworlds():
+    assert tasks.suite_task_names() == TASKS
+    assert task_names() == TASKS + GRIDWORLD_NAMES
     assert len(TASKS) == len(set(TASKS)) == len(suite.ALL_TASKS)
     assert {"ball_in_cup-catch", "cartpole-swingup_sparse", "quadruped-escape", "lqr-lqr_2_1"} <= set(TASKS)
 
@@ -66,7 +67,7 @@ def test_task_names_are_the_suite_s():
 def test_another_version_of_the_suite_is_asked_itself(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tasks, "RECORDED_VERSION", "0.0.0")
     monkeypatch.setattr(suite, "ALL_TASKS", (("new", "task"),))
-    assert tasks.task_names() == ("new-task",)
+    assert tasks.task_names() == ("new-task", *GRIDWORLD_NAMES)
 
 
 @pytest.mark.parametrize("task", EACH)

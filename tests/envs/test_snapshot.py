@@ -16,7 +16,7 @@ from dm_control.rl import control
 
 from envs.api import HostEnvironment, StepType, TimeStep
 from envs.dmc import DmcEnvironment, make_env
-from envs.tasks import task_names
+from envs.tasks import RECORDED_NAMES
 from tests.probe_environments import ObservationReward, TruncatedReward
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,7 +29,7 @@ SLOW = (
     *("hopper-stand", "humanoid-stand", "humanoid-walk", "humanoid-run_pure_state", "walker-stand"),
     *("walker-run", "quadruped-walk", "quadruped-run"),
 )
-TASKS = [pytest.param(task, marks=[pytest.mark.slow] if task in SLOW else []) for task in task_names()]
+TASKS = [pytest.param(task, marks=[pytest.mark.slow] if task in SLOW else []) for task in RECORDED_NAMES]
 
 
 def actions(environment: HostEnvironment, num_steps: int, seed: int = 0) -> np.ndarray:

@@ -104,3 +104,10 @@ def test_what_this_version_does_not_have_is_named(changes: dict[str, Any], messa
 def test_a_task_that_there_is_not_is_named(backend: Any):
     with pytest.raises(ValueError, match="Unknown task 'cheeta-run'"):
         assert Task("cheeta-run", backend).spec
+
+
+def test_a_gridworld_is_a_task_like_any_other():
+    task = Task("gridworld-rooms", "dm_control", action_repeat=2, seed=4)
+    assert task.spec.task == "gridworld-rooms"
+    assert (task.spec.observation_size, task.spec.action_size, task.spec.action_repeat) == (40, 2, 2)
+    assert task.host(4).reset().observation.sum() == 1

@@ -248,6 +248,13 @@ def test_tasks_that_are_not_the_same_on_both_are_refused(
     play(run, episodes=1, backend=trained_on)
 
 
+def test_a_gridworld_is_not_filmed(world: World, tmp_path: Path):
+    run = a_run(tmp_path, "dm_control", task="gridworld-open")
+    with pytest.raises(UserError, match="gridworld-open has no camera to film with; leave out --video"):
+        play(run, episodes=1, video=tmp_path / "a.mp4")
+    assert world.made == []
+
+
 @pytest.mark.parametrize(
     ("trained_on", "backend", "video", "message"),
     [
