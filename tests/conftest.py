@@ -14,16 +14,17 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "home")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Eight devices for the tests of sharding. One thread a program, for several test processes share the cores, and a
-# pool that waits for a core costs more than it gains. The former fusion emitters and little optimisation compile in
-# less than half the time of the defaults of jaxlib 0.10.2. (No optimisation at all is quicker still, but SAC's samples
-# then came out as NaN now and then.)
+# pool that waits for a core costs more than it gains. The former fusion emitters and no optimization compile in a
+# quarter of the time of the defaults of jaxlib 0.10.2, which is most of what these tests do. LLVM's quick selection of
+# instructions is off, for with it SAC's gradients came out as NaN now and then (on AVX2, not on SSE4.2).
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_multi_thread_eigen=false",
         "--xla_cpu_use_fusion_emitters=false",
-        "--xla_backend_optimization_level=1",
+        "--xla_backend_optimization_level=0",
+        "--xla_backend_extra_options=-fast-isel=false",
         "--xla_cpu_parallel_codegen_split_count=1",  # of parts that would be compiled side by side
     ]
 )

@@ -27,6 +27,8 @@ SMALL = {
     "score_decay_steps": 100,
 }
 """Options that compile and run fast, for agents that have them."""
+LONG_RUN: Any = {"xla_backend_optimization_level": 2}
+"""Compiler options of a program that runs for longer than it compiles, where tests/conftest.py optimizes nothing."""
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

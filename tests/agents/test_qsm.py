@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 import agents
-from tests.agents.analytic import implied_noise, initial, small_agent, small_batch, train_score, with_gradient
+from tests.agents.analytic import (
+    LONG_RUN,
+    implied_noise,
+    initial,
+    small_agent,
+    small_batch,
+    train_score,
+    with_gradient,
+)
 from tests.agents.exact_chain import Chain
 
 NETWORKS = {"hidden_sizes": (32, 32), "time_embedding_size": 16, "time_hidden_sizes": (16,)}
@@ -56,7 +64,7 @@ def published() -> np.ndarray:
         return agent.sample(state.score.params, jnp.zeros((5000, 1)), sample_key)
 
     keys = jax.random.split(jax.random.key(0), 3)
-    over_scales = jax.jit(jax.vmap(train, in_axes=(None, 0, 0)))
+    over_scales = jax.jit(jax.vmap(train, in_axes=(None, 0, 0)), compiler_options=LONG_RUN)
     return np.asarray(over_scales(initial(agent), jnp.array([1.0, 10.0, 50.0]), keys))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import agents
 from agents.qsm_clean import CleanQSM
 from tests.agents.analytic import (
+    LONG_RUN,
     implied_noise,
     initial,
     small_agent,
@@ -51,7 +53,7 @@ def train_clean(
 ) -> np.ndarray:
     """Samples of u after on-policy training, from the policy of u's that `start(key)` draws, if it is given."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=LONG_RUN)
     def run(state: Any, key: jax.Array) -> jax.Array:
         start_key, train_key, sample_key = jax.random.split(key, 3)
         state = state._replace(gradient_size=jnp.ones(()))

@@ -95,6 +95,7 @@ def test_observations_and_rewards_at_equal_states_of_the_others(task: str):
     check_against_dm_control(task)
 
 
+@pytest.mark.slow
 def test_cartpole_steps_are_nearly_dm_control_s():
     ours, theirs = mjx.make_env("cartpole-swingup"), dmc.make_env("cartpole-swingup", seed=0)
     # The names of observations are dm_control's own.
@@ -121,6 +122,7 @@ def test_cartpole_steps_are_nearly_dm_control_s():
     assert not broken.valid
 
 
+@pytest.mark.slow
 def test_an_episode_of_1000_steps_and_environments_that_do_not_touch(pendulum: mjx.MjxEnvironment):
     environment = VectorEnvironment(pendulum, 2)
     actions = jnp.asarray(np.random.default_rng(2).uniform(-1, 1, (1_001, 2, 1)), jnp.float32)

@@ -43,7 +43,10 @@ def read_mp4(path: pathlib.Path, width: int, height: int) -> tuple[np.ndarray, f
 
 @pytest.mark.parametrize(
     ("suffix", "num_frames", "frame_seconds"),
-    [(".mp4", 1 + 12, 0.01), (".gif", 1 + 6, 0.02)],  # 0.01 s a control step: a GIF shows every other
+    [
+        pytest.param(".mp4", 1 + 12, 0.01, marks=pytest.mark.slow),
+        (".gif", 1 + 6, 0.02),
+    ],  # 0.01 s a control step: a GIF shows every other
 )
 def test_a_video_or_the_line_that_says_what_to_install(
     tmp_path: pathlib.Path, suffix: str, num_frames: int, frame_seconds: float

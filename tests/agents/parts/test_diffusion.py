@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import hypothesis
@@ -13,6 +14,8 @@ from agents.parts import diffusion
 from tests.agents.exact_chain import Chain
 
 SCHEDULES = ["vp", "cosine", "linear", "geometric"]
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 def exact_predictor(schedule: diffusion.Schedule, mean: float, std: float) -> Any:
@@ -128,7 +131,9 @@ def test_add_noise_moments_at_every_level():
 # ---- Reverse sampler ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("num_levels", "std"), [(5, 0.4435), (20, 0.5144), (100, 0.5046)])
+@pytest.mark.parametrize(
+    ("num_levels", "std"), [(5, 0.4435), (20, 0.5144), pytest.param(100, 0.5046, marks=pytest.mark.slow)]
+)
 def test_sampler_agrees_with_the_variance_recursion(num_levels: int, std: float):
     chain = Chain(num_levels)
     mean, variance = chain.run(*chain.exact_score(0.0, 0.25))
@@ -138,7 +143,9 @@ def test_sampler_agrees_with_the_variance_recursion(num_levels: int, std: float)
     assert actions.mean() == pytest.approx(0.0, abs=0.005)
 
 
-@pytest.mark.parametrize(("num_levels", "std"), [(5, 0.30), (20, 0.41), (100, 0.48)])
+@pytest.mark.parametrize(
+    ("num_levels", "std"), [(5, 0.30), (20, 0.41), pytest.param(100, 0.48, marks=pytest.mark.slow)]
+)
 def test_the_posterior_variance_loses_spread_at_few_levels(num_levels: int, std: float):
     chain = Chain(num_levels, "posterior")
     _, variance = chain.run(*chain.exact_score(0.0, 0.25))

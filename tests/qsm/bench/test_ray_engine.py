@@ -178,6 +178,7 @@ def test_stopping_saves_what_runs_and_starts_nothing_more(cluster: Any, grid: Ca
     assert [cell.path.exists() for cell in cells] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_a_lost_machine_loses_no_training(cluster: Any, grid: Callable[[int], Grid]) -> None:
     cells = grid(1).cells
     machines = [cluster.add_node(num_cpus=1, resources={"spare": 1}, **LOOPBACK)]

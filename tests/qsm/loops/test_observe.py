@@ -83,7 +83,7 @@ def in_order(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.T)]
 
 
-@pytest.mark.parametrize("num_seeds", [1, 2])
+@pytest.mark.parametrize("num_seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("make", [host_loop, device_loop])
 def test_every_stored_row_is_shown_once(make: Any, num_seeds: int):
     loop = make(num_seeds)

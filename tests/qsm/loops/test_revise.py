@@ -72,7 +72,7 @@ def test_only_who_says_so_is_asked():
     np.testing.assert_allclose(state.replay.action[0, 1:4, 0, 0], [0.1, 0.2, 0.3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("prioritized", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_goes_on_from_its_whole_buffer_as_if_it_had_not_stopped(prioritized: bool):
     agent = RevisingAgent(prioritized=prioritized)
     learner = Learner(agent, SPEC, seeds=0, capacity=20)  # the ring goes round

@@ -35,13 +35,11 @@ SMALL: dict[str, Any] = {"hidden_sizes": (16, 16)}
 FEW_LEVELS: dict[str, Any] = {"time_embedding_size": 4, "time_hidden_sizes": (4,)}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "qsm": [
-        {"eval_samples": 3, "denoising_steps": 4},
         # Critics that take part in acting.
         {"eval_samples": 3, "denoising_steps": 2, "critic_torso": "batchnorm", "critic_head": "c51"},
     ],
     "qsm-clean": [
-        {"denoising_steps": 3, "score_layer_norm": True},
-        {"eval_samples": 2, "denoising_steps": 2},
+        {"eval_samples": 2, "denoising_steps": 2, "score_layer_norm": True},
         {"denoising_steps": 2, "actor_torso": "simba", "eval_samples": 2, "critic_torso": "simbav2"},
     ],
     "sac": [{}, {"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],

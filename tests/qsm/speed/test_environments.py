@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 
 import numpy as np
+import pytest
 
 from envs import dmc
 from envs.api import StepType
 from qsm.speed import environments
 
 
+@pytest.mark.slow
 def test_every_way_is_measured_and_no_process_is_left() -> None:
     found = environments.measure("cartpole-swingup", 2, blocks=1, block_steps=1, has_update=False)
     assert list(found) == ["in turn", "threads", "processes"]

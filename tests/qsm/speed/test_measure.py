@@ -150,6 +150,7 @@ def test_the_bytes_of_a_program_are_those_at_its_precision(monkeypatch: pytest.M
     assert case.program_bytes() == "bfloat16"
 
 
+@pytest.mark.slow
 def test_what_is_not_installed_is_skipped_and_no_failure(
     fake: type[Fake], measure: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +175,8 @@ def test_a_module_of_ours_that_cannot_be_imported_is_a_failure() -> None:
     assert report.failures() == ["seeds"]
 
 
-@pytest.mark.parametrize("when", [pytest.param("at the start", marks=pytest.mark.slow), "in its blocks"])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["at the start", "in its blocks"])
 def test_a_case_that_fails_is_recorded_and_the_others_are_measured(
     fake: type[Fake], measure: Callable[..., dict[str, Any]], when: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_case_that_fails_is_recorded_and_the_others_are_measured(
     assert "failed: seeds (agent td3, seeds 4)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interruption_loses_no_case_that_had_started(
     fake: type[Fake], measure: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_an_interruption_loses_no_case_that_had_started(
     assert [row["first_step_seconds"] for row in report["rows"]] == [2.0, 2.0]
 
 
+@pytest.mark.slow
 def test_what_no_longer_fits_is_skipped_for_time(
     fake: type[Fake], measure: Callable[..., dict[str, Any]]
 ) -> None:

@@ -55,6 +55,7 @@ def still(one: Any, other: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, is_equal in leaves if is_equal]
 
 
+@pytest.mark.slow
 def test_two_thousand_steps_from_the_command_line(tmp_path: Path):
     run = tmp_path / "run"
     command = ["train", "sac", TASK, "--steps", "2_000", "--random-steps", "500", "--wandb", "disabled"]

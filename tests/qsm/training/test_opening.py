@@ -267,7 +267,7 @@ class PoisonedSAC(SAC):
         return new._replace(critic=critic), metrics
 
 
-@pytest.mark.parametrize("at", [20, 40])
+@pytest.mark.parametrize("at", [20, pytest.param(40, marks=pytest.mark.slow)])
 def test_parameters_that_are_not_finite_are_never_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ):

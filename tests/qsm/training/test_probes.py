@@ -97,9 +97,8 @@ def test_constant_reward(name: str):
     np.testing.assert_allclose(values(name, state, 0.0), 1.0, atol=0.1)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "sac" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_observation_reward(name: str):
     state = solve(name, ObservationReward(), num_updates=500)
     np.testing.assert_allclose(values(name, state, 1.0), 1.0, atol=0.1)
@@ -115,9 +114,8 @@ def test_delayed_reward(name: str):
     np.testing.assert_allclose(values(name, state, 0.0).mean(), expected, atol=0.1)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "sac" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_time_limit_bootstraps(name: str):
     """At gamma 0.5 the value is 2; who takes the limit for a termination learns 4/3."""
     num_updates = 2500 if name == "td3" else 1500  # its targets move in every second update only

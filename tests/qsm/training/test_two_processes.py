@@ -95,6 +95,7 @@ def numbers(file: Path) -> list[dict[str, float]]:
     return [{name: x for name, x in row.items() if "second" not in name} for row in read_csv(file)]
 
 
+@pytest.mark.slow
 def test_a_mistake_that_one_process_finds_ends_both(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     first, second = two_processes("dm_control", tmp_path / "file")

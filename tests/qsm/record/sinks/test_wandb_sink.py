@@ -147,6 +147,7 @@ print("ended")
 """
 
 
+@pytest.mark.slow
 def test_wandbs_service_may_stop_for_good(run: RunDir) -> None:
     *_, warning, last = in_child(run, FROZEN).splitlines()
     assert warning.startswith("WARN wandb is off for the rest of this run") and "does not answer" in warning
@@ -187,7 +188,10 @@ def test_offline_wandb_records_without_account_and_resumes_its_id(run: RunDir) -
     assert b"0.71875" not in content, "step 10 was sent a second time"
 
 
-@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME", "WANDB_CACHE_DIR"])
+@pytest.mark.parametrize(
+    "variable",
+    ["HOME", *(pytest.param(name, marks=pytest.mark.slow) for name in ("XDG_CACHE_HOME", "WANDB_CACHE_DIR"))],
+)
 def test_wandb_prints_nothing_where_its_cache_cannot_be_written(run: RunDir, variable: str) -> None:
     file = run.path / "a_file"
     file.write_text("")
@@ -196,7 +200,9 @@ def test_wandb_prints_nothing_where_its_cache_cannot_be_written(run: RunDir, var
     assert any(b"0.6875" in found.read_bytes() for found in run.wandb.glob("offline-run-*/run-*.wandb"))
 
 
-@pytest.mark.parametrize("case", ["no account, at a terminal", "no network"])
+@pytest.mark.parametrize(
+    "case", ["no account, at a terminal", pytest.param("no network", marks=pytest.mark.slow)]
+)
 def test_online_wandb_falls_back_without_asking_or_waiting(run: RunDir, case: str) -> None:
     environment = {"TERM": "xterm"}
     if case == "no network":
