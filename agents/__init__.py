@@ -71,6 +71,14 @@ AGENTS: dict[str, Entry] = {
         Style("#CC79A7", ":", "D"),
         ("TD3(SpinningUp)",),
     ),
+    "diffusion-ql": Entry(
+        "agents.diffusion_ql",
+        "DiffusionQLConfig",
+        "DiffusionQL",
+        "Gradient of Q through the whole sampling chain (Wang et al. 2022), trained online",
+        "diffusion",
+        Style("#E69F00", (0, (5, 2, 1, 2)), "*"),
+    ),
 }
 
 
@@ -105,7 +113,9 @@ def preset_options(name: str, preset: PresetName) -> dict[str, Any]:
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     known = {field.name for field in dataclasses.fields(config_class(name))}
-    options = {option: value for option, value in options_of(preset, name).items() if option in known}
+    options = {
+        option: value for option, value in options_of(preset, AGENTS[name].family).items() if option in known
+    }
     return {"preset": preset, **options}
 
 
