@@ -79,6 +79,14 @@ AGENTS: dict[str, Entry] = {
         "diffusion",
         Style("#E69F00", (0, (5, 2, 1, 2)), "*"),
     ),
+    "diffusion-pg": Entry(
+        "agents.diffusion_pg",
+        "DiffusionPGConfig",
+        "DiffusionPG",
+        "Policy gradient of a diffusion policy (equation 9 of Psenka et al. 2024)",
+        "diffusion",
+        Style("#56B4E9", (0, (1, 1)), "h"),
+    ),
 }
 
 

@@ -47,6 +47,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sac": [{}, {"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],
     "td3": [{}, {"actor_torso": "simba"}],
     "diffusion-ql": [{"denoising_steps": 2, "eval_samples": 4}],
+    "diffusion-pg": [{"denoising_steps": 2}],
 }
 CASES = [(name, options) for name in agents.AGENTS for options in OPTIONS.get(name, [{}])]
 

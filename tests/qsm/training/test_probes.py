@@ -129,7 +129,14 @@ def test_a_time_limit_bootstraps(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "num_updates"), [("qsm-clean", 1500), ("sac", 2250), ("td3", 2500), ("diffusion-ql", 1500)]
+    ("name", "num_updates"),
+    [
+        ("qsm-clean", 1500),
+        ("sac", 2250),
+        ("td3", 2500),
+        ("diffusion-ql", 1500),
+        ("diffusion-pg", 1500),
+    ],
 )
 def test_action_reward(name: str, num_updates: int):
     state = solve(name, ActionReward(optimum=0.3), num_updates)
