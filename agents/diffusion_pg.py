@@ -20,7 +20,7 @@ with epy.lazy_imports():  # the command line reads the options below without loa
     import jax
     import jax.numpy as jnp
 
-    from agents.parts import critic, measure, optimizer, score
+    from agents.parts import critic, diffusion, measure, optimizer, score
     from agents.parts.paths import chain
 
 
@@ -34,6 +34,8 @@ class DiffusionPGConfig(DiffusionConfig):
     """Bound of the clean action, before its tanh, that the chain may imply at any step."""
     chains_per_state: int = 8
     """Chains drawn at each of batch_size / chains_per_state states, whose other values are a chain's baseline."""
+    inward_gradient: bool = True
+    """Where the chain clips a clean action, pass on the gradient that leads back inside; off: none of it."""
     normalize_advantages: bool = False
     """Divide advantages by their standard deviation over the batch."""
 
@@ -95,8 +97,9 @@ class DiffusionPG(AgentBase):
         """sum_t log p(u_{t-1} | u_t, s) `[B]` of chains `states`, under the network `params`."""
         predict = self.denoiser.predictor(params, observation)
         predicted = jax.vmap(predict)(jnp.arange(self.denoiser.schedule.num_levels), states[1:])
-        variance, clip = self.step_variance(hyper), hyper["sample_clip"]
-        return chain.log_density(self.denoiser.schedule, predicted, states, variance, clip)
+        clip = diffusion.clip_inward if self.config.inward_gradient else jnp.clip
+        variance, bound = self.step_variance(hyper), hyper["sample_clip"]
+        return chain.log_density(self.denoiser.schedule, predicted, states, variance, bound, clip)
 
     # ---- Acting -------------------------------------------------------------------------------------------------
 

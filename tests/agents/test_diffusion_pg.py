@@ -126,7 +126,7 @@ def test_the_chain_has_its_closed_form_moments_to_explore_and_in_evaluation():
 
 def test_the_baseline_is_the_mean_of_the_other_chains():
     value = jnp.array([1.0, 2.0, 3.0, 6.0, 10.0, 10.0, 10.0, 10.0])
-    expected = [1 - 11 / 3, 2 - 10 / 3, 3 - 3, 6 - 2, 0, 0, 0, 0]
+    expected = np.array([1 - 11 / 3, 2 - 10 / 3, 3 - 3, 6 - 2, 0, 0, 0, 0])
     np.testing.assert_allclose(linear_agent().advantage(value), expected, rtol=1e-5, atol=1e-6)
     normalizing = small_agent("diffusion-pg", chains_per_state=4, normalize_advantages=True)
     for factor in (1.0, 1e-3):
@@ -164,3 +164,22 @@ def test_an_update_climbs_the_critics_just_updated():
     log_density = jax.jit(agent.log_density)(state.score.params, state.hyperparameters, observation, states)
     expected = -(np.asarray(agent.advantage(value)) * np.asarray(log_density)).mean()
     assert float(metrics["actor/loss"].total) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("inward", [True, False])
+def test_a_chain_at_the_clip_learns_to_come_back_only_where_asked(inward: bool):
+    """One level, whose clean action is clipped from far above: a chain drawn below its mean, of a large advantage."""
+    plain = small_agent("diffusion-pg", denoising_steps=1, inward_gradient=inward)
+    agent = type(plain)(plain.config, 1, 1)
+    of = agent.denoiser
+    linear = LinearDenoiser(of.network, of.schedule, of.step_variance, of.decay_steps)
+    agent = with_part(agent, denoiser=linear)
+    params = {"slope": jnp.zeros(1), "offset": jnp.full(1, -50.0)}
+    hyper = HYPER | {"sample_clip": jnp.float32(3.0)}
+    states = jnp.array([[[2.9], [3.1]], [[0.0], [0.0]]])  # u_0 on either side of the mean, from u_1 = 0
+    slopes = []
+    for weight in ([1.0, 0.0], [0.0, 1.0]):
+        inputs = hyper, jnp.zeros((2, 1)), states, jnp.array(weight)
+        slopes.append(float(jax.grad(agent.actor_loss, has_aux=True)(params, *inputs)[0]["offset"][0]))
+    # A larger offset is a smaller action: descent raises it for the first chain, and does not lower it for the other.
+    assert (slopes[0] < 0.0) == inward and slopes[1] == 0.0

@@ -92,9 +92,15 @@ def _levels(schedule: diffusion.Schedule, variance: jax.Array) -> _Level:
     )
 
 
-def _mean(level: _Level, noised: jax.Array, predicted: jax.Array, clip_clean: float | jax.Array) -> jax.Array:
+def _mean(
+    level: _Level,
+    noised: jax.Array,
+    predicted: jax.Array,
+    clip_clean: float | jax.Array,
+    clip: diffusion.Clip = jnp.clip,
+) -> jax.Array:
     """m(u_t, t) like u_t, from the predicted noise."""
-    clean = jnp.clip((noised - level.sigma * predicted) / level.root_abar, -clip_clean, clip_clean)
+    clean = clip((noised - level.sigma * predicted) / level.root_abar, -clip_clean, clip_clean)
     return level.weight_clean * clean + level.weight_noised * noised
 
 
@@ -187,13 +193,15 @@ def log_density(
     states: jax.Array,
     variance: jax.Array,
     clip_clean: float | jax.Array,
+    clip_clean_with: diffusion.Clip = jnp.clip,
 ) -> jax.Array:
     """sum_t log N(u_{t-1}; m(u_t, t), v_t) `[B]` of chains `states` `[T + 1, B, A]`, nats.
 
     Args:
       predicted: the noise that a network predicts at u_1, ..., u_T, `[T, B, A]`.
       variance: v_t `[T, A]`, above zero at every level.
+      clip_clean_with: what bounds the clean action, for who differentiates.
     """
     levels = jax.tree.map(lambda constant: constant[:, None, None], _levels(schedule, variance))
-    mean = _mean(levels, states[1:], predicted, clip_clean)
+    mean = _mean(levels, states[1:], predicted, clip_clean, clip_clean_with)
     return _log_normal(jnp.square(states[:-1] - mean), variance[:, None]).sum(axis=0)
