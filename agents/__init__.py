@@ -11,7 +11,7 @@ from agents.presets import PLAIN, PRESETS, PresetName, label_of, options_of
 
 __all__ = ["AGENTS", "PLAIN", "PRESETS", "Agent", "Entry", "Family", "PresetName", "Style", "label_of"]
 
-Family = Literal["diffusion", "gaussian", "deterministic"]
+Family = Literal["diffusion", "energy", "gaussian", "deterministic"]
 """What the policy is; in tables and figures agents stand by family, in this order."""
 
 
@@ -86,6 +86,14 @@ AGENTS: dict[str, Entry] = {
         "Policy gradient of a diffusion policy (equation 9 of Psenka et al. 2024)",
         "diffusion",
         Style("#56B4E9", (0, (1, 1)), "h"),
+    ),
+    "langevin": Entry(
+        "agents.langevin",
+        "LangevinConfig",
+        "Langevin",
+        "Langevin dynamics on Q in place of a policy network",
+        "energy",
+        Style("#000000", (0, (6, 2)), "d"),
     ),
 }
 

@@ -44,7 +44,7 @@ def some(*names: str, slow: Iterable[str] = ()) -> Any:
 
 
 every_kind = some(*NAMES, slow=VARIANTS)
-DEAR = ("diffusion-ql", "diffusion-pg")
+DEAR = ("diffusion-ql", "diffusion-pg", "langevin")
 """Agents whose updates take long to compile: what compiles another one for them is slow."""
 
 

@@ -136,6 +136,7 @@ def test_a_time_limit_bootstraps(name: str):
         ("td3", 2500),
         ("diffusion-ql", 1500),
         ("diffusion-pg", 1500),
+        ("langevin", 1500),
     ],
 )
 def test_action_reward(name: str, num_updates: int):
