@@ -60,10 +60,10 @@ class QuadraticCritic(critic.Critic):
 
 
 def analytic(name: str, num_levels: int, options: Options) -> Any:
-    """Agent `name` at its defaults but for its sizes (and for diffusion-pg the plain gradient), with `QuadraticCritic`."""
+    """Agent `name` with `QuadraticCritic`, at its defaults but for its sizes; equation 9 as it is."""
     values: dict[str, Any] = {"denoising_steps": num_levels, "hidden_sizes": (options.width,) * 2}
     if name == "diffusion-pg":
-        values["inward_gradient"] = False  # equation 9 as it is
+        values["inward_gradient"] = False
     plain: Any = agents.make_agent(name, options.actions, options.actions, **values)
     quadratic = QuadraticCritic(plain.critic.network, plain.critic.head)
     changed = type(type(plain).__name__, (type(plain),), {"critic": property(lambda self: quadratic)})
