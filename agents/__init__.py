@@ -11,7 +11,7 @@ from agents.presets import PLAIN, PRESETS, PresetName, label_of, options_of
 
 __all__ = ["AGENTS", "PLAIN", "PRESETS", "Agent", "Entry", "Family", "PresetName", "Style", "label_of"]
 
-Family = Literal["diffusion", "gaussian", "deterministic"]
+Family = Literal["diffusion", "energy", "gaussian", "deterministic"]
 """What the policy is; in tables and figures agents stand by family, in this order."""
 
 
@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     family: Family
     style: Style
     published: tuple[str, ...] = ()  # names of the same algorithm in files of published curves
+    is_compared: bool = True  # in the grid of `qsm bench` where no agents are named
 
 
 # The order is that of tables and legends; colours are of Okabe and Ito's palette.
@@ -71,6 +72,33 @@ AGENTS: dict[str, Entry] = {
         Style("#CC79A7", ":", "D"),
         ("TD3(SpinningUp)",),
     ),
+    "diffusion-ql": Entry(
+        "agents.diffusion_ql",
+        "DiffusionQLConfig",
+        "DiffusionQL",
+        "Gradient of Q through the whole sampling chain (Wang et al. 2022), trained online",
+        "diffusion",
+        Style("#E69F00", (0, (5, 2, 1, 2)), "*"),
+        is_compared=False,
+    ),
+    "diffusion-pg": Entry(
+        "agents.diffusion_pg",
+        "DiffusionPGConfig",
+        "DiffusionPG",
+        "Policy gradient of a diffusion policy (equation 9 of Psenka et al. 2024)",
+        "diffusion",
+        Style("#56B4E9", (0, (1, 1)), "h"),
+        is_compared=False,
+    ),
+    "langevin": Entry(
+        "agents.langevin",
+        "LangevinConfig",
+        "Langevin",
+        "Langevin dynamics on Q in place of a policy network",
+        "energy",
+        Style("#000000", (0, (6, 2)), "d"),
+        is_compared=False,
+    ),
 }
 
 
@@ -105,7 +133,9 @@ def preset_options(name: str, preset: PresetName) -> dict[str, Any]:
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     known = {field.name for field in dataclasses.fields(config_class(name))}
-    options = {option: value for option, value in options_of(preset, name).items() if option in known}
+    options = {
+        option: value for option, value in options_of(preset, AGENTS[name].family).items() if option in known
+    }
     return {"preset": preset, **options}
 
 

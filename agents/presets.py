@@ -14,7 +14,7 @@ class Preset(NamedTuple):
 
     summary: str
     options: dict[str, Any]  # of every agent that has them
-    of_agents: dict[str, dict[str, Any]] = {}  # noqa: RUF012  what differs from agent to agent
+    of_families: dict[str, dict[str, Any]] = {}  # noqa: RUF012  what differs for the agents of a family
 
 
 _SIMBA: dict[str, Any] = {
@@ -47,7 +47,7 @@ PRESETS: dict[PresetName, Preset] = {
             "temperature_learning_rate": 1e-4,
             "initial_temperature": 0.01,
         },
-        {name: {"actor_hidden_sizes": (256, 256)} for name in ("qsm", "qsm-clean")},
+        {"diffusion": {"actor_hidden_sizes": (256, 256)}},
     ),
     "simbav2": Preset(
         "SimbaV2 (Lee et al. 2025)",
@@ -64,7 +64,7 @@ PRESETS: dict[PresetName, Preset] = {
             "temperature_learning_rate": 1e-4,
         },
         # No sphere for a score network, whose first layer is taken apart.
-        {name: {"actor_torso": "simba", "actor_hidden_sizes": (256, 256)} for name in ("qsm", "qsm-clean")},
+        {"diffusion": {"actor_torso": "simba", "actor_hidden_sizes": (256, 256)}},
     ),
     "crossq": Preset(
         "CrossQ (Bhatt et al. 2024): batch normalisation and no target critics",
@@ -107,7 +107,7 @@ def label_of(preset: PresetName) -> str | None:
     return None if preset == PLAIN else preset
 
 
-def options_of(preset: PresetName, agent: str) -> dict[str, Any]:
-    """What `preset` sets for `agent`, whether that agent has every such option or not."""
+def options_of(preset: PresetName, family: str) -> dict[str, Any]:
+    """What `preset` sets for the agents of `family`, whether each of them has every such option or not."""
     entry = PRESETS[preset]
-    return {**entry.options, **entry.of_agents.get(agent, {})}
+    return {**entry.options, **entry.of_families.get(family, {})}

@@ -21,7 +21,7 @@ with epy.lazy_imports():  # the command line reads the options below without loa
     import jax
     import jax.numpy as jnp
 
-    from agents.parts import critic, measure, noise, optimizer, score
+    from agents.parts import boltzmann, critic, measure, noise, optimizer, score
     from agents.parts.paths import plain, weighted
 
 
@@ -122,9 +122,8 @@ class CleanQSM(AgentBase):
 
     def gradient_size(self, state: State, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean length of `gradient` `[B, A]`, and the running mean with it."""
-        size = jnp.linalg.norm(gradient, axis=-1).mean()
-        rate, before = state.hyperparameters["gradient_size_rate"], state.gradient_size
-        return size, jnp.where(before > 0, before + rate * (size - before), size)
+        rate = state.hyperparameters["gradient_size_rate"]
+        return boltzmann.follow_size(state.gradient_size, gradient, rate)
 
     def temperature(self, state: State, gradient_size: jax.Array) -> jax.Array:
         """tau = gradient_size / inverse_temperature, unless it is tuned."""
@@ -153,7 +152,7 @@ class CleanQSM(AgentBase):
         value, gradient = self.critic.action_gradient(critic_params, observation, squashed)
         size, gradient_size = self.gradient_size(state, gradient)
         tau = self.temperature(state, gradient_size)
-        gradient_u = (1 - jnp.square(squashed)) * gradient / tau - 2 * squashed
+        gradient_u = boltzmann.score(squashed, gradient, tau)
         hyper = state.hyperparameters
         target, metrics = self.chains.target(state.paths, noised, gradient_u, ell, value / tau, hyper)
         metrics |= {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,32 @@ def add_noise(schedule: Schedule, action: jax.Array, level: jax.Array, noise: ja
     return per_level(np.sqrt(schedule.abar), level) * action + per_level(schedule.sigma, level) * noise
 
 
+Clip = Callable[[jax.Array, Any, Any], jax.Array]
+"""`clip(x, low, high)`."""
+
+
+@jax.custom_vjp
+def clip_inward(x: jax.Array, low: float | jax.Array, high: float | jax.Array) -> jax.Array:
+    """x from `low` to `high`; where it is clipped, a loss's gradient counts only if descent leads back.
+
+    The gradient of `jnp.clip` is zero there, and what was clipped once would never come back.
+    """
+    return jnp.clip(x, low, high)
+
+
+def _clip_inward_forward(x: jax.Array, low: Any, high: Any) -> tuple[jax.Array, Any]:
+    return jnp.clip(x, low, high), (x, low, high)
+
+
+def _clip_inward_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, None, None]:
+    x, low, high = saved
+    leads_out = ((x > high) & (gradient < 0)) | ((x < low) & (gradient > 0))
+    return jnp.where(leads_out, 0.0, gradient), None, None
+
+
+clip_inward.defvjp(_clip_inward_forward, _clip_inward_backward)
+
+
 class _LevelConstants(NamedTuple):
     """What one reverse step needs; each `[T]` when stacked, scalar inside the step."""
 
@@ -105,6 +131,7 @@ def sample(
     step_variance: StepVariance = "beta",
     clip: float | jax.Array | None = None,
     clip_clean: float | jax.Array | None = None,
+    clip_clean_with: Clip = jnp.clip,
 ) -> jax.Array:
     """Draws a_0 of `shape` by ancestral (DDPM) sampling from a_T ~ N(0, I); no noise is added in the last step.
 
@@ -114,6 +141,7 @@ def sample(
       step_variance: variance of a reverse step, beta_t or the posterior variance.
       clip: bound of |a_{t-1}| after every step, if any (published QSM: 1).
       clip_clean: bound of the clean action that the network implies at each step, if any.
+      clip_clean_with: what brings it there, for who differentiates.
     """
     posterior = schedule.posterior_variance
     variance = schedule.beta if step_variance == "beta" else posterior
@@ -139,7 +167,7 @@ def sample(
         index, level, step_noise = inputs
         clean = (noised - level.sigma * predict_noise(index, noised)) / level.root_abar
         if clip_clean is not None:
-            clean = jnp.clip(clean, -clip_clean, clip_clean)
+            clean = clip_clean_with(clean, -clip_clean, clip_clean)
         noised = level.weight_clean * clean + level.weight_noised * noised + level.step_std * step_noise
         if clip is not None:
             noised = jnp.clip(noised, -clip, clip)

@@ -1,4 +1,4 @@
-"""A diffusion policy: its score network, how it is sampled and regressed, and the choice of the best of N samples."""
+"""A diffusion policy: its score network, how it is sampled and regressed, and the choice among N samples."""
 
 from __future__ import annotations
 
@@ -65,13 +65,11 @@ class Denoiser(Approximator):
         return self.init(key, observation, action, jnp.ones((1,), jnp.int32))
 
     @jax.named_scope("sampler")
-    def sample(
-        self, params: Any, observation: jax.Array, key: jax.Array, **clips: float | jax.Array
-    ) -> jax.Array:
+    def sample(self, params: Any, observation: jax.Array, key: jax.Array, **clips: Any) -> jax.Array:
         """a_0 `[B, A]` by full reverse diffusion.
 
         Args:
-          clips: `clip` or `clip_clean`, see `diffusion.sample`.
+          clips: `clip`, `clip_clean` or `clip_clean_with`, see `diffusion.sample`.
         """
         predict = self.predictor(params, observation)
         shape = (observation.shape[0], self.network.action_size)
@@ -107,8 +105,11 @@ class Denoiser(Approximator):
         self, learned: Learned, observation: jax.Array, target: ScoreTarget, rate: jax.Array, step: jax.Array
     ) -> tuple[Learned, Metrics]:
         """One step of the score network towards `target`; the learning rate `rate` decays by a cosine."""
-        rate = cosine_decay(step, self.decay_steps) * rate
-        return self.descend(self.loss, learned, rate, observation, target)
+        return self.descend(self.loss, learned, self.rate(rate, step), observation, target)
+
+    def rate(self, rate: jax.Array, step: jax.Array) -> jax.Array:
+        """The learning rate `rate` as it has decayed by `step`."""
+        return cosine_decay(step, self.decay_steps) * rate
 
 
 def mixed_target(
@@ -151,18 +152,21 @@ def best_of(
     sample: Callable[[jax.Array], jax.Array],
     value: Callable[[jax.Array, jax.Array], jax.Array],
     observation: jax.Array,
+    key: jax.Array | None = None,
 ) -> jax.Array:
     """Of `num_samples` actions at each observation `[B, O]` the one of the largest value, `[B, A]`.
 
     Args:
       sample: observations `[B, O]` to actions `[B, A]`.
       value: observations and actions to values `[B]`; not asked where there is one sample.
+      key: draws one by the softmax of the values instead.
     """
     if num_samples == 1:
         return sample(observation)
     repeated = jnp.repeat(observation, num_samples, axis=0)
     actions = sample(repeated)
-    best = value(repeated, actions).reshape(-1, num_samples).argmax(axis=1)
+    values = value(repeated, actions).reshape(-1, num_samples)
+    best = values.argmax(axis=1) if key is None else jax.random.categorical(key, values, axis=1)
     rows = jnp.arange(observation.shape[0])
     return actions.reshape(-1, num_samples, actions.shape[-1])[rows, best]
 

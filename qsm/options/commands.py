@@ -107,7 +107,7 @@ class AgentsOptions:
 class BenchOptions:
     """The grid of a benchmark. Settings are per agent, never per task."""
 
-    agents: tuple[str, ...] = tuple(AGENTS)
+    agents: tuple[str, ...] = tuple(name for name, entry in AGENTS.items() if entry.is_compared)
     """Agents, and variants of them such as qsm@hot:score_scale=120."""
     preset: PresetName = PLAIN
     """Named set of options for all agents, each labelled with it: qsm agents --presets."""

@@ -35,6 +35,8 @@ INLINED = {
 """Operations that are nothing but the program in this parameter of theirs."""
 SAME = ("stop_gradient", "copy", "copy_p", "optimization_barrier")
 """Operations that hand on what they are given."""
+SYNONYMS = {"add_any": "add"}
+"""Operations that do what another one does: derivatives are summed by one of their own."""
 KEPT = {
     "argmax": ("axes", "index_dtype"),
     "argmin": ("axes", "index_dtype"),
@@ -138,7 +140,8 @@ class _Encoder:
 
     def _step(self, equation: Any, inputs: list[Any]) -> Sequence[Any]:
         """Appends one operation; the registers of its results."""
-        name, params = equation.primitive.name, equation.params
+        params, name = equation.params, equation.primitive.name
+        name = SYNONYMS.get(name, name)
         if name in SAME:
             return inputs
         if name in INLINED:

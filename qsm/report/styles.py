@@ -28,7 +28,7 @@ RC: dict[Any, Any] = {
 
 
 # Variants of agents: lines differ in dashes as well, and points in their form.
-COLORS = ("#E69F00", "#56B4E9", "#000000", "#8C8C00", "#7F3C8D", "#8B4A2B")
+COLORS = ("#882255", "#117733", "#777777", "#8C8C00", "#7F3C8D", "#8B4A2B")
 DASHES = ((0, (8, 1.5)), (0, (2, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 2, 2, 2, 2, 2)), (0, (4, 4)))
 MARKERS = ("v", "P", "X", "<", ">", "p")
 

@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("commit", help="what to compare with")
     names = list(agents.AGENTS)
-    parser.add_argument("--agents", nargs="+", default=names, choices=names, metavar="AGENT", help="which")
+    compared = [name for name, entry in agents.AGENTS.items() if entry.is_compared]
+    parser.add_argument("--agents", nargs="+", default=compared, choices=names, metavar="AGENT", help="which")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="what of them")
     parser.add_argument("--blocks", type=int, default=21, help="blocks of each")
     parser.add_argument("--block-seconds", type=float, default=0.4, help="how long a block takes, about")

@@ -28,10 +28,10 @@ def test_every_option_of_a_preset_is_one_of_some_agent_and_no_default_of_all():
         for field in dataclasses.fields(agents.config_class(name)):
             known.setdefault(field.name, []).append(field.default)
     for preset in agents.PRESETS.values():
-        for options in (preset.options, *preset.of_agents.values()):
+        for options in (preset.options, *preset.of_families.values()):
             assert set(options) <= set(known)
             assert all(set(known[option]) != {value} for option, value in options.items())
-        assert set(preset.of_agents) <= set(NAMES)
+        assert set(preset.of_families) <= {entry.family for entry in agents.AGENTS.values()}
 
 
 def test_the_plain_one_is_the_defaults():
@@ -46,7 +46,7 @@ def test_what_is_given_wins():
     assert config.critic_hidden_sizes == (2048, 2048)
     agent: Any = agents.make_agent("sac", 3, 2, preset="simbav2", num_atoms=11)
     assert agent.config.critic_torso == "simbav2" and agent.head.output_size == 11
-    assert agents.config_of("qsm", "simbav2").actor_torso == "simba"  # of the agent before that of all
+    assert agents.config_of("qsm", "simbav2").actor_torso == "simba"  # of the family before that of all
 
 
 def test_an_unknown_preset_is_refused():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,56 @@ def _log_normal(square: jax.Array, variance: jax.Array) -> jax.Array:
     return -0.5 * (square / variance + jnp.log(2 * math.pi * variance)).sum(axis=-1)
 
 
+def _levels(schedule: diffusion.Schedule, variance: jax.Array) -> _Level:
+    return _Level(
+        *(
+            jnp.asarray(value, jnp.float32)
+            for value in (
+                schedule.sigma,
+                np.sqrt(schedule.abar),
+                _weight_clean(schedule),
+                np.sqrt(schedule.alpha) * (1 - schedule.abar_previous) / (1 - schedule.abar),
+                np.sqrt(schedule.alpha),
+                schedule.beta,
+            )
+        ),
+        step_std=jnp.sqrt(variance),
+    )
+
+
+def _mean(
+    level: _Level,
+    noised: jax.Array,
+    predicted: jax.Array,
+    clip_clean: float | jax.Array,
+    clip: diffusion.Clip = jnp.clip,
+) -> jax.Array:
+    """m(u_t, t) like u_t, from the predicted noise."""
+    clean = clip((noised - level.sigma * predicted) / level.root_abar, -clip_clean, clip_clean)
+    return level.weight_clean * clean + level.weight_noised * noised
+
+
+def _noise(
+    schedule: diffusion.Schedule, key: jax.Array, batch: int, variance: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """u_T `[B, A]`, and what the steps draw, `[T, B, A]`."""
+    start_key, step_key = jax.random.split(key)
+    shape = batch, variance.shape[1]
+    return jax.random.normal(start_key, shape), jax.random.normal(step_key, (schedule.num_levels, *shape))
+
+
+def _down(step: Callable[..., Any], start: Any, levels: _Level, noise: jax.Array) -> tuple[Any, Any]:
+    """`step(carry, (index, level, noise))` from level T to 1."""
+    num_levels = noise.shape[0]
+    return jax.lax.scan(
+        step,
+        start,
+        (jnp.arange(num_levels), levels, noise),
+        reverse=True,
+        unroll=num_levels <= diffusion.UNROLLED_LEVELS,
+    )
+
+
 @jax.named_scope("chain")
 def draw(
     schedule: diffusion.Schedule,
@@ -97,43 +147,61 @@ def draw(
       variance: v_t `[T, A]`, above zero at every level.
       clip_clean: bound of the clean action that the network implies at each step.
     """
-    levels = _Level(
-        *(
-            jnp.asarray(value, jnp.float32)
-            for value in (
-                schedule.sigma,
-                np.sqrt(schedule.abar),
-                _weight_clean(schedule),
-                np.sqrt(schedule.alpha) * (1 - schedule.abar_previous) / (1 - schedule.abar),
-                np.sqrt(schedule.alpha),
-                schedule.beta,
-            )
-        ),
-        step_std=jnp.sqrt(variance),
-    )
-    num_levels, shape = schedule.num_levels, (batch, variance.shape[1])
-    start_key, step_key = jax.random.split(key)
-    start = jax.random.normal(start_key, shape)
-    noise = jax.random.normal(step_key, (num_levels, *shape))
-    unit = jnp.ones((1, shape[1]))
+    levels = _levels(schedule, variance)
+    start, noise = _noise(schedule, key, batch, variance)
+    unit = jnp.ones((1, variance.shape[1]))
 
     def reverse_step(path: Path, inputs: tuple[jax.Array, _Level, jax.Array]) -> tuple[Path, None]:
         index, level, step_noise = inputs
-        noised = path.unsquashed
-        clean = (noised - level.sigma * predict_noise(index, noised)) / level.root_abar
-        clean = jnp.clip(clean, -clip_clean, clip_clean)
-        std = level.step_std[None]
-        below = level.weight_clean * clean + level.weight_noised * noised + std * step_noise
+        noised, std = path.unsquashed, level.step_std[None]
+        below = _mean(level, noised, predict_noise(index, noised), clip_clean) + std * step_noise
         forward = _log_normal(jnp.square(noised - level.root_alpha * below), level.beta * unit)
         backward = _log_normal(jnp.square(std * step_noise), jnp.square(std))
         return Path(below, path.ell + forward - backward), None
 
     path = Path(start, -_log_normal(jnp.square(start), unit))
-    path, _ = jax.lax.scan(
-        reverse_step,
-        path,
-        (jnp.arange(num_levels), levels, noise),
-        reverse=True,
-        unroll=num_levels <= diffusion.UNROLLED_LEVELS,
-    )
+    path, _ = _down(reverse_step, path, levels, noise)
     return path._replace(ell=path.ell + log_jacobian(path.unsquashed))
+
+
+@jax.named_scope("chain_states")
+def states(
+    schedule: diffusion.Schedule,
+    predict_noise: Callable[[jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    batch: int,
+    variance: jax.Array,
+    clip_clean: float | jax.Array,
+) -> jax.Array:
+    """u_0, ..., u_T `[T + 1, B, A]` of the chains that `draw` draws, with the same arguments."""
+    start, noise = _noise(schedule, key, batch, variance)
+
+    def reverse_step(noised: jax.Array, inputs: tuple[jax.Array, _Level, jax.Array]) -> Any:
+        index, level, step_noise = inputs
+        mean = _mean(level, noised, predict_noise(index, noised), clip_clean)
+        below = mean + level.step_std[None] * step_noise
+        return below, below
+
+    _, below = _down(reverse_step, start, _levels(schedule, variance), noise)
+    return jnp.concatenate([below, start[None]])
+
+
+@jax.named_scope("chain_log_density")
+def log_density(
+    schedule: diffusion.Schedule,
+    predicted: jax.Array,
+    states: jax.Array,
+    variance: jax.Array,
+    clip_clean: float | jax.Array,
+    clip_clean_with: diffusion.Clip = jnp.clip,
+) -> jax.Array:
+    """sum_t log N(u_{t-1}; m(u_t, t), v_t) `[B]` of chains `states` `[T + 1, B, A]`, nats.
+
+    Args:
+      predicted: the noise that a network predicts at u_1, ..., u_T, `[T, B, A]`.
+      variance: v_t `[T, A]`, above zero at every level.
+      clip_clean_with: what bounds the clean action, for who differentiates.
+    """
+    levels = jax.tree.map(lambda constant: constant[:, None, None], _levels(schedule, variance))
+    mean = _mean(levels, states[1:], predicted, clip_clean, clip_clean_with)
+    return _log_normal(jnp.square(states[:-1] - mean), variance[:, None]).sum(axis=0)

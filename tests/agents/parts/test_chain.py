@@ -174,3 +174,21 @@ def test_long_chains_run_as_a_loop(monkeypatch: pytest.MonkeyPatch):
     looped = drawn(slope, offset, SCHEDULE.beta, batch=64)
     np.testing.assert_allclose(unrolled[0], looped[0], atol=1e-5)
     np.testing.assert_allclose(unrolled[1], looped[1], atol=1e-3)
+
+
+def test_the_states_of_a_chain_are_those_of_draw_and_their_density_that_of_each_step():
+    slope, offset = np.linspace(0.2, 0.9, LEVELS), np.linspace(-0.3, 0.3, LEVELS)
+    variance = jnp.linspace(0.05, 0.4, LEVELS)[:, None] * jnp.array([[1.0, 2.0]])
+    inputs = SCHEDULE, predictor(slope, offset), jax.random.key(0), 50, variance, 1.5
+    states = chain.states(*inputs)
+    np.testing.assert_allclose(states[0], chain.draw(*inputs).unsquashed, atol=1e-6)
+    noised, below = np.asarray(states[1:], np.float64), np.asarray(states[:-1], np.float64)
+    predicted = slope[:, None, None] * noised + offset[:, None, None]
+    expected = np.zeros(50)
+    for t in range(LEVELS):
+        abar, before, alpha = SCHEDULE.abar[t], SCHEDULE.abar_previous[t], SCHEDULE.alpha[t]
+        clean = np.clip((noised[t] - SCHEDULE.sigma[t] * predicted[t]) / np.sqrt(abar), -1.5, 1.5)
+        mean = np.sqrt(before) * (1 - alpha) * clean + np.sqrt(alpha) * (1 - before) * noised[t]
+        expected += log_normal(below[t], mean / (1 - abar), np.asarray(variance[t])[None]).sum(axis=1)
+    found = chain.log_density(SCHEDULE, jnp.asarray(predicted, jnp.float32), states, variance, 1.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)

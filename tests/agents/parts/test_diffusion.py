@@ -234,3 +234,12 @@ def test_long_chains_compile_as_a_loop():
     assert num_operations(20) > 1.3 * num_operations(10), "short chains are unrolled"
     assert num_operations(21) < num_operations(20)
     assert num_operations(1000) == num_operations(21)
+
+
+def test_what_is_clipped_keeps_the_gradient_that_leads_back():
+    x = jnp.array([-2.0, -2.0, 0.5, 0.5, 2.0, 2.0])
+    slope = jnp.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    value, gradient = jax.value_and_grad(lambda x: (slope * diffusion.clip_inward(x, -1.0, 1.5)).sum())(x)
+    assert float(value) == pytest.approx(float((slope * jnp.clip(x, -1.0, 1.5)).sum()))
+    # A descent moves against the gradient: below the box it must be negative, above it positive.
+    np.testing.assert_array_equal(gradient, [0.0, -1.0, 1.0, -1.0, 1.0, 0.0])

@@ -90,6 +90,17 @@ def test_the_best_of_several_samples_has_the_largest_value_at_each_observation()
     np.testing.assert_array_equal(alone, observation)
 
 
+def test_a_key_draws_one_sample_by_the_softmax_of_their_values():
+    candidates, logits = jnp.array([[-0.5], [0.0], [0.5]]), np.log([0.2, 0.5, 0.3])
+    observation = jnp.zeros((20_000, 1))
+    value = jnp.tile(jnp.asarray(logits, jnp.float32) + 7.0, 20_000)
+    chosen = score.best_of(
+        3, lambda o: jnp.tile(candidates, (20_000, 1)), lambda o, a: value, observation, jax.random.key(0)
+    )
+    shares = [float((chosen == candidate).mean()) for candidate in candidates[:, 0]]
+    np.testing.assert_allclose(shares, [0.2, 0.5, 0.3], atol=0.012)  # three standard errors: 0.0106
+
+
 def test_spread_is_the_std_within_a_state_and_skipped_between_its_intervals():
     def sample(observation: jax.Array) -> jax.Array:
         """0.1 and 0.5 in turn about the observation: std 0.2, whatever the states."""

@@ -178,7 +178,7 @@ def test_presets_are_listed_with_what_each_sets(qsm):
         assert f"{name}: {preset.summary}" in out
     simbav2 = out.partition("\nsimbav2: ")[2].partition("\n\n")[0]
     assert "--critic-torso simbav2" in simbav2 and "--critic-hidden-sizes 512,512" in simbav2
-    assert "--normalize-rewards" in simbav2 and "qsm-clean: --actor-torso simba" in simbav2
+    assert "--normalize-rewards" in simbav2 and "diffusion: --actor-torso simba" in simbav2
     assert "--presets" in qsm("agents")[1]
 
 

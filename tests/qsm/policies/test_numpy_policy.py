@@ -44,6 +44,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "sac": [{}, {"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],
     "td3": [{}, {"actor_torso": "simba"}],
+    "diffusion-ql": [{"denoising_steps": 2, "eval_samples": 4}],
+    "diffusion-pg": [{"denoising_steps": 2}],
+    # The gradient of the critics takes part in acting.
+    "langevin": [{"langevin_steps": 3}],
 }
 CASES = [(name, options) for name in agents.AGENTS for options in OPTIONS.get(name, [{}])]
 
@@ -95,7 +99,7 @@ def test_the_same_draws_give_the_same_actions(name: str, options: dict[str, Any]
         first = (policy.reset(8), policy(observations))[1]
         again = (policy.reset(8), policy(observations))[1]
         np.testing.assert_array_equal(first, again)
-        if agents.AGENTS[name].family == "diffusion":
+        if agents.AGENTS[name].family in ("diffusion", "energy"):
             assert np.abs(policy(observations) - first).max() > 1e-3  # drawn anew
 
 

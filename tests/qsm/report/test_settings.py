@@ -73,7 +73,7 @@ def test_settings_that_vary_within_an_agent_are_flagged(tmp_path: Path, place: t
 
 def test_a_variant_looks_the_same_whoever_is_beside_it() -> None:
     # Written down here, so that no later version gives it another look unawares.
-    assert styles.style_of("qsm@hot") == Style("#56B4E9", (0, (4, 4)), "p")
+    assert styles.style_of("qsm@hot") == Style("#117733", (0, (4, 4)), "p")
     bases = {entry.style for entry in AGENTS.values()}
     for label in (f"sac@{number}" for number in range(50)):
         look = styles.style_of(label)

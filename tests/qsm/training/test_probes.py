@@ -126,7 +126,17 @@ def test_a_time_limit_bootstraps(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "num_updates"), [("qsm-clean", 1500), ("sac", 2250), ("td3", 2500)])
+@pytest.mark.parametrize(
+    ("name", "num_updates"),
+    [
+        ("qsm-clean", 1500),
+        ("sac", 2250),
+        ("td3", 2500),
+        ("diffusion-ql", 1500),
+        ("diffusion-pg", 1500),
+        ("langevin", 1500),
+    ],
+)
 def test_action_reward(name: str, num_updates: int):
     state = solve(name, ActionReward(optimum=0.3), num_updates)
     expected = 1.0 - (ACTIONS[:, 0] - 0.3) ** 2
