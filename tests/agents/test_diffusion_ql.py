@@ -97,6 +97,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     assert metrics["actor/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_cloning_alone_learns_the_mean_and_the_spread_of_replay_actions():
     agent = small_agent("diffusion-ql", eta=0.0, bc_weight=1.0, batch_size=64)
     state = initial(agent)

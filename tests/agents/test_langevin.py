@@ -111,6 +111,7 @@ def test_before_the_first_update_actions_are_uniform():
     np.testing.assert_allclose(action.std(axis=0), np.sqrt(1 / 3), atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_size_is_that_of_the_critics_just_updated_at_target_actions():
     agent = small_agent("langevin")
     state = initial(agent)._replace(gradient_size=jnp.asarray(2.0))

@@ -90,13 +90,14 @@ def test_the_gaussian_fixed_point_is_the_known_one(num_levels: int, step_varianc
     ("num_levels", "step_variance"),
     [
         (5, "beta"),
-        pytest.param(5, "posterior", marks=pytest.mark.slow),
-        pytest.param(10, "beta", marks=pytest.mark.slow),
-        pytest.param(20, "beta", marks=pytest.mark.slow),
-        pytest.param(10, "posterior", marks=pytest.mark.slow),
-        pytest.param(20, "posterior", marks=pytest.mark.slow),
+        (5, "posterior"),
+        (10, "beta"),
+        (20, "beta"),
+        (10, "posterior"),
+        (20, "posterior"),
     ],
 )
+@pytest.mark.slow
 def test_clean_training_reaches_the_gaussian_fixed_point(num_levels: int, step_variance: str):
     agent = clean_agent(lambda u: -(u - 0.5) / 0.25, num_levels, step_variance)
     drawn = train_clean(agent, 2000)

@@ -113,6 +113,7 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_grid_is_filled_and_a_failed_training_stops_no_other(
     cluster: Any, grid: Callable[[int], Grid]
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_grid_is_filled_and_a_failed_training_stops_no_other(
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0.25, "false"), (1.0, "not set")])
+@pytest.mark.slow
 def test_trainings_that_share_a_gpu_leave_memory_to_each_other(
     gpus: float, expected: str, cluster: Any, grid: Callable[[int], Grid]
 ) -> None:
@@ -138,6 +140,7 @@ def test_trainings_that_share_a_gpu_leave_memory_to_each_other(
     assert starts(grid(1).cells[0].path)[0]["preallocate"] == expected
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_training_saves_and_goes_on(
     cluster: Any, grid: Callable[[int], Grid]
 ) -> None:
@@ -163,6 +166,7 @@ def test_a_killed_worker_is_replaced_and_its_training_saves_and_goes_on(
     assert has_ended(killed[0])
 
 
+@pytest.mark.slow
 def test_stopping_saves_what_runs_and_starts_nothing_more(cluster: Any, grid: Callable[[int], Grid]) -> None:
     cells = grid(3).cells
     made = engine(lambda seed: "waits", jobs=1)
@@ -197,6 +201,7 @@ def test_a_lost_machine_loses_no_training(cluster: Any, grid: Callable[[int], Gr
     assert first["parent"] != second["parent"] and has_ended(first["pid"])
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_before_the_training_is_told(cluster: Any, grid: Callable[[int], Grid]) -> None:
     (grid(1).folder / "dm_control").write_text("in the way")
     (outcome,) = engine(lambda seed: "finishes").run(grid(1).jobs(grid(1).cells), lambda: None)
@@ -272,6 +277,7 @@ def test_an_address_that_answers_is_left_to_ray(address: str, monkeypatch: pytes
     assert seen == [address]
 
 
+@pytest.mark.slow
 def test_a_relative_folder_means_the_same_to_every_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -421,6 +421,7 @@ def test_time_is_drawn_in_the_unit_that_suits_it(hours: float, unit: tuple[int, 
     assert figures.time_unit(hours) == unit
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
     add(tmp_path / "runs", "sac", "cheetah-run", 0, line(100))
     home = tmp_path / "home"

@@ -168,6 +168,7 @@ def test_a_run_that_was_never_saved_begins_anew(tmp_path: Path):
     assert status(folder(tmp_path, 0))["saved_step"] == 40
 
 
+@pytest.mark.slow
 def test_a_group_killed_while_it_saved_for_the_first_time_begins_anew(tmp_path: Path):
     """One of the runs has its checkpoint then, and the other none."""
     assert run(tmp_path / "whole") == "finished"

@@ -50,6 +50,7 @@ def test_an_operation_belongs_to_the_innermost_part(name: str, part: str):
     assert waterfall.part_of(name) == part
 
 
+@pytest.mark.slow
 def test_a_profile_names_operations_of_the_program_that_ran():
     """Products x w forwards, and x^T g backwards: each 2 ROWS WIDTH OUT."""
     program, arguments = compiled(num_steps=7)
