@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qsm.base.errors import UserError, first_line
 from qsm.base.files import replace_file
@@ -17,6 +19,7 @@ from qsm.options.parser import Parser, Positional
 from qsm.record.find import load_run
 
 if TYPE_CHECKING:
+    from qsm.checkpoints.selection import Which
     from qsm.policies.actors import Actor
     from qsm.policies.states import State
     from qsm.report.action_figures import Drawn
@@ -29,7 +32,7 @@ def actions(arguments: Sequence[str]) -> int:
     """`qsm actions RUN... [options]`."""
     parser = Parser(
         "qsm actions",
-        "Draw the density of the actions of policies at states, with their critics beside it; count its modes, and what "
+        "Draw the density of a policy's actions at chosen states, with its critic beside it; count its modes, and what "
         "lies at the bounds.",
         groups={"actions": ActionsOptions},
         positionals=[
@@ -54,19 +57,15 @@ def actions(arguments: Sequence[str]) -> int:
     figure, rows = action_figure(drawn, choose(drawn, options.components, actors[0].task.name))
     image = io.BytesIO()
     figure.savefig(image, format=options.out.suffix[1:].lower(), dpi=150)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     _write(options.out, image.getvalue())
-    _write(table, text.getvalue().encode())
+    _write(table, _table(rows))
     for line in _lines(rows):
         print(line)
     print(f"\n{options.out} (the numbers: {table})")
     return 0
 
 
-def _choices(options: ActionsOptions) -> list:
+def _choices(options: ActionsOptions) -> list[Which]:
     from qsm.checkpoints.selection import Which
 
     if options.steps is not None:
@@ -76,8 +75,6 @@ def _choices(options: ActionsOptions) -> list:
 
 def _draw(actor: Actor, states: Sequence[State], options: ActionsOptions) -> list[Drawn]:
     """What it draws at each of `states`: by the same keys as any other policy."""
-    import functools
-
     import jax
 
     from qsm.report.action_figures import Drawn
@@ -88,10 +85,20 @@ def _draw(actor: Actor, states: Sequence[State], options: ActionsOptions) -> lis
         samples = actor.sample(state.observation, options.samples, key)
         value = None if actor.no_value else functools.partial(actor.value, state.observation)
         source = actor.source
-        found.append(
-            Drawn(source.agent, source.label, source.step, state.name, samples, value, actor.no_value)
-        )
+        drawn = Drawn(source.agent, source.label, source.step, state.name, samples, value, actor.value_unit)
+        found.append(drawn._replace(no_value=actor.no_value))
     return found
+
+
+def _table(rows: Rows) -> bytes:
+    """As CSV, NaN as nothing."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {name: f"{cell:.6g}" if isinstance(cell, float) else cell for name, cell in row.items()}
+        writer.writerow({name: "" if cell == "nan" else cell for name, cell in cells.items()})
+    return text.getvalue().encode()
 
 
 def _lines(rows: Rows) -> list[str]:
@@ -99,19 +106,19 @@ def _lines(rows: Rows) -> list[str]:
     lines: list[str] = []
     for row in rows:
         if row["component"] == 0:
-            lines += ["", *_head(row), "  ".join(f"{name:>9}" for name in COLUMNS)]
+            lines += ["", _head(row), "  ".join(f"{name:>9}" for name in COLUMNS)]
         cells = [row["component"], row["modes"], f"{row['at_low']:.1%}", f"{row['at_high']:.1%}"]
         cells += [f"{row[name]:.3f}" for name in ("mean", "std", "entropy")]
         lines.append("  ".join(f"{cell:>9}" for cell in cells))
     return lines[1:]
 
 
-def _head(row: dict) -> list[str]:
+def _head(row: Mapping[str, Any]) -> str:
     together = f"{row['joint_modes']} mode{'' if row['joint_modes'] == 1 else 's'}"
     if row["joint_share"] < 1:
         together += f" with {row['joint_share']:.0%} of the samples"
-    value = "" if row["value_mean"] != row["value_mean"] else f"; mean Q {row['value_mean']:.4g}"
-    return [f"{row['policy']}; {row['state']}: {together}{value}"]
+    value = "" if math.isnan(row["value_mean"]) else f"; mean Q {row['value_mean']:.4g}"
+    return f"{row['policy']}; {row['state']}: {together}{value}"
 
 
 def _check_output(out: Path) -> Path:

@@ -93,13 +93,14 @@ class ActionsOptions:
     """Which policies are drawn from, at which states, and what is shown."""
 
     state: str = "start"
-    """States to draw at: start (of an episode), random (of an evaluation episode), or a file of observations [N, O], .npy or .csv."""
+    """States to draw at: start of an episode, random ones of an evaluation episode of the first policy, or a file (.npy
+    or .csv) of observations [N, O]."""
     states: int | None = None
     """How many; none: 1 start, 4 random ones, all of a file. Starts have the seeds from --seed on."""
     samples: int = 1000
     """Actions drawn at each state."""
     components: tuple[int, ...] | None = None
-    """Components of the action to show, counted from 0: one, two, or all pairs of more; none: the two that spread most."""
+    """Components of the action to show, from 0 on: one, two, or all pairs of more; none: the two that spread most."""
     acting: Acting = "policy"
     """What is drawn: policy, as exploring but without action noise; explore, with it; evaluate, as qsm eval acts."""
     best: bool = False
@@ -126,7 +127,9 @@ class ActionsOptions:
         check_limits(self, self.limits)
         _check_choice(self.best, self.step)
         if self.steps is not None and (self.best or self.step is not None):
-            raise ValueError("steps are given and another policy is asked for too; leave out --best and --step")
+            raise ValueError(
+                "steps are given and another policy is asked for too; leave out --best and --step"
+            )
         for name in ("components", "steps"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):

@@ -18,7 +18,7 @@ from qsm.devices import runtime
 from qsm.learning.build import SIMULATORS, Built, Simulators, build
 from qsm.learning.learner import Learner
 from qsm.options.commands import Acting
-from qsm.policies.policy import load_policy
+from qsm.policies.policy import Policy, load_policy
 from qsm.record.find import load_run
 from qsm.record.run_id import run_id_at
 
@@ -64,6 +64,8 @@ class Actor:
         elif self._absent(value, observation, action):
             self.no_value = NOT_KEPT
         self._draw, self._value = jax.jit(draw), jax.jit(value)
+        is_scaled = getattr(getattr(built.agent, "config", None), "normalize_rewards", False)
+        self.value_unit = "normalized reward" if is_scaled else "reward"
 
     def _acting(self, acting: Acting) -> Callable[..., Any]:
         if acting == "policy":
@@ -121,38 +123,47 @@ def open_actors(
     Raises:
       UserError: no run, no such policy, or policies of several tasks or kinds of observations.
     """
+    found = [_read(path) for path in paths]
+    for path, (config, _) in zip(paths, found, strict=True):
+        _check_alike(paths[0], found[0][0], path, config)
     actors = []
-    for path in paths:
-        is_file = path.suffix == ".npz"
-        config, sources = _exported(path) if is_file else _of_run(path, choices, simulators)
+    for path, (config, policy) in zip(paths, found, strict=True):
         built = _built(path, config, simulators)
+        sources = _of_run(path, config, built, choices) if policy is None else [_exported(path, policy)]
         actors += [Actor(source, built, acting) for source in sources]
-    first = actors[0]
-    for actor in actors[1:]:
-        one, other = first.task, actor.task
-        if other.name != one.name:
-            raise UserError(
-                f"{first.source.path} is of {one.name} and {actor.source.path} of {other.name}; give policies of one "
-                "task"
-            )
-        if other.backend != one.backend and other.name not in SAME_OBSERVATIONS:
-            raise UserError(
-                f"{one.name} is observed differently on {one.backend} and {other.backend}; give policies of one "
-                "backend"
-            )
     return actors
 
 
-def _of_run(
-    path: Path, choices: Sequence[Which], simulators: Simulators
-) -> tuple[Mapping[str, Any], list[Source]]:
-    """The options of the run at `path`, and its policies."""
-    run = load_run(path)
+def _read(path: Path) -> tuple[Mapping[str, Any], Policy | None]:
+    """The options of the run at `path`; or those of a file that `qsm export` wrote, and what is in it."""
+    if path.suffix != ".npz":
+        return load_run(path).config, None
+    policy = load_policy(path)
+    it = policy.description
+    config: dict[str, Any] = {
+        name: getattr(it, name) for name in ("agent", "agent_config", "task", "backend")
+    }
+    return config | {"run_config": {"action_repeat": it.action_repeat}}, policy
+
+
+def _check_alike(first: Path, one: Mapping[str, Any], path: Path, other: Mapping[str, Any]) -> None:
+    """Raises UserError where two policies see different observations."""
+    if other["task"] != one["task"]:
+        raise UserError(
+            f"{first} is of {one['task']} and {path} of {other['task']}; give policies of one task"
+        )
+    if other["backend"] != one["backend"] and one["task"] not in SAME_OBSERVATIONS:
+        raise UserError(
+            f"{one['task']} is observed differently on {one['backend']} and {other['backend']}; give policies of one "
+            "backend"
+        )
+
+
+def _of_run(path: Path, config: Mapping[str, Any], built: Built, choices: Sequence[Which]) -> list[Source]:
     # Runs of the first version name no precision.
-    runtime.set_precision(run.config["run_config"].get("matmul_precision", "float32"))
-    built = _built(path, run.config, simulators)
+    runtime.set_precision(config["run_config"].get("matmul_precision", "float32"))
     learner = Learner(built.agent, built.spec, 0, capacity=1)
-    identity = run_id_at(path, run.config)
+    identity = run_id_at(path, config)
     sources = []
     for which in choices:
         restored = restore_policy(path, learner, *which)
@@ -162,17 +173,14 @@ def _of_run(
             known = acting_leaves(built.agent, restored.agent, built.spec.observation_size)
         label = f"{identity.label}, seed {identity.seed}, step {restored.step:,}"
         sources.append(Source(path, identity.label, label, restored.step, restored.agent, known))
-    return run.config, sources
+    return sources
 
 
-def _exported(path: Path) -> tuple[Mapping[str, Any], list[Source]]:
-    """As `_of_run`, of a file that `qsm export` wrote."""
-    policy = load_policy(path)
+def _exported(path: Path, policy: Policy) -> Source:
     it = policy.description
-    config = {name: getattr(it, name) for name in ("agent", "agent_config", "task", "backend")}
-    config["run_config"] = {"action_repeat": it.action_repeat}
-    label = f"{it.agent}, {path.name}, step {it.step:,}"
-    return config, [Source(path, it.agent, label, it.step, policy.state, it.leaves)]
+    return Source(
+        path, it.agent, f"{it.agent}, {path.name}, step {it.step:,}", it.step, policy.state, it.leaves
+    )
 
 
 def _built(path: Path, config: Mapping[str, Any], simulators: Simulators) -> Built:

@@ -145,4 +145,6 @@ def _from_file(file: Path, number: int | None, actor: Actor) -> list[State]:
             f"{file} holds {len(found):,} observations, and a figure at most {MOST_STATES}; say how many of the first "
             "with --states"
         )
-    return [State(f"{file.name}, row {row}", found[row]) for row in range(min(number or len(found), len(found)))]
+    return [
+        State(f"{file.name}, row {row}", found[row]) for row in range(min(number or len(found), len(found)))
+    ]

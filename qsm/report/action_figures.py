@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
+from matplotlib.ticker import MaxNLocator
 
 from qsm.base.errors import UserError
+from qsm.base.text import count
 from qsm.report import modes
 from qsm.report.figures import Rows
 from qsm.report.modes import Component
-from qsm.report.styles import line_of, style_of, styled
+from qsm.report.styles import style_of, styled
 
 MOST_PANELS = 64
 BINS = {1: 50, 2: 40}
@@ -36,7 +39,8 @@ class Drawn(NamedTuple):
     state: str  # in words
     samples: np.ndarray  # [N, A] in [-1, 1]
     value: Callable[[np.ndarray], np.ndarray] | None  # of actions [G, A], [G]
-    no_value: str  # why there is none
+    value_unit: str
+    no_value: str = ""  # why there is none
 
 
 class Landscape(NamedTuple):
@@ -94,9 +98,7 @@ def numbers(one: Drawn) -> tuple[Rows, list[Component]]:
 
 
 @styled
-def action_figure(
-    drawn: Sequence[Sequence[Drawn]], shown: Sequence[tuple[int, ...]]
-) -> tuple[Figure, Rows]:
+def action_figure(drawn: Sequence[Sequence[Drawn]], shown: Sequence[tuple[int, ...]]) -> tuple[Figure, Rows]:
     """A row of panels for each policy; in it, for each state and each of `shown`, density and critic.
 
     Args:
@@ -113,7 +115,7 @@ def action_figure(
             "--components"
         )
     is_flat = len(shown[0]) == 1
-    width, height = (3.9, 3.4) if is_flat else (6.6, 3.2)
+    width, height = (3.9, 3.4) if is_flat else (6.8, 2.9)
     figure = Figure(figsize=(max(width * columns, 5.2), height * len(drawn)), layout="constrained")
     grid = figure.add_gridspec(len(drawn), columns)
     draw = _one_component if is_flat else _two_components
@@ -127,24 +129,19 @@ def action_figure(
     return figure, rows
 
 
-def _title(one: Drawn, components: Sequence[int], found: Sequence[Component]) -> str:
-    if len(components) > 1:
-        return f"{one.policy}\n{one.state}"
-    of = found[components[0]]
-    number = f"{len(of.modes)} mode{'s' if len(of.modes) > 1 else ''}"
-    return f"{one.policy}\n{one.state}: {number}"
-
-
 def _axis_label(index: int, found: Sequence[Component]) -> str:
-    return "action, in [-1, 1]" if len(found) == 1 else f"action component {index}, in [-1, 1]"
+    return "action, in [-1, 1]" if len(found) == 1 else f"component {index}, in [-1, 1]"
 
 
 def _others(found: Sequence[Component], components: Sequence[int]) -> str:
-    return "\nothers at the samples' mean" if len(found) > len(components) else ""
+    """What the landscape says nothing of, where there is more than is shown."""
+    return "others at the samples' mean" if len(found) > len(components) else ""
 
 
 def _no_value(axes: Axes, one: Drawn) -> None:
-    axes.text(0.5, 0.5, one.no_value, transform=axes.transAxes, ha="center", va="center", color=INK, fontsize=9)
+    axes.text(
+        0.5, 0.5, one.no_value, transform=axes.transAxes, ha="center", va="center", color=INK, fontsize=9
+    )
     axes.grid(visible=False)
 
 
@@ -167,18 +164,18 @@ def _one_component(
     above.set_xlim(-MARGIN, MARGIN)
     above.set_ylabel("% of samples")
     above.tick_params(labelbottom=False)
-    above.set_title(_title(one, components, found), fontsize=10)
-    for side, share, at in (("left", of.at_low, 0.03), ("right", of.at_high, 0.97)):
-        if share:
-            above.text(
-                at, 0.97, f"{share:.1%} at the bound", transform=above.transAxes, ha=side, va="top", fontsize=8
-            )
+    above.set_title(
+        f"{one.policy}\n{one.state}\n{count(len(of.modes), 'mode')}; {of.at_low:.1%} at -1, {of.at_high:.1%} at 1",
+        fontsize=9,
+    )
     if (critic := landscape(one, components)) is None:
         _no_value(below, one)
         below.set_yticks([])
     else:
-        below.plot(critic.points, critic.values, **(line_of(style) | {"linestyle": "-"}))
-        below.set_ylabel("Q(s, a)" + _others(found, components), fontsize=10 if len(found) == 1 else 8)
+        below.plot(critic.points, critic.values, color=style.color, linewidth=2)
+        below.set_ylabel(f"Q(s, a)\n[{one.value_unit}]", fontsize=9)
+        below.set_title(_others(found, components), fontsize=9)
+    below.set_xticks([-1, -0.5, 0, 0.5, 1])
     below.set_xlabel(_axis_label(index, found))
 
 
@@ -190,19 +187,23 @@ def _two_components(
     parts = place.subgridspec(1, 2)
     left, right = (figure.add_subplot(part) for part in parts)
     pair = np.clip(one.samples[:, components], -1, 1)
-    counts, edges, _ = np.histogram2d(*pair.T, BINS[2], ((-1, 1), (-1, 1)))
+    counts, edges, _ = np.histogram2d(pair[:, 0], pair[:, 1], BINS[2], ((-1, 1), (-1, 1)))
     percent = np.ma.masked_equal(100 * counts / len(pair), 0)
-    image = left.pcolormesh(edges, edges, percent.T, cmap="viridis_r", vmin=0)
-    figure.colorbar(image, ax=left, label="% of samples", shrink=0.85)
-    left.set_title(_title(one, components, found), fontsize=10)
+    # From one sample to all: what is rare is seen beside a point mass, and colors mean the same in every panel.
+    scale = LogNorm(100 / len(pair), 100)
+    image = left.pcolormesh(edges, edges, percent.T, cmap="viridis_r", norm=scale)
+    bar = figure.colorbar(image, ax=left, label="% of samples", shrink=0.7)
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    left.set_title(f"{one.policy}\n{one.state}", fontsize=9)
     if (critic := landscape(one, components)) is None:
         _no_value(right, one)
     else:
         drawn = right.contourf(critic.points, critic.points, critic.values.T, levels=20, cmap="cividis")
-        figure.colorbar(drawn, ax=right, label="Q(s, a)", shrink=0.85)
+        label = f"Q(s, a) [{one.value_unit}]"
+        figure.colorbar(drawn, ax=right, label=label, shrink=0.7, ticks=MaxNLocator(5))
         some = pair[:: max(1, len(pair) // SHOWN_POINTS)]
         right.plot(*some.T, ".", color="white", markeredgecolor="black", markeredgewidth=0.4, markersize=4)
-        right.set_title("critic and samples" + _others(found, components), fontsize=10)
+        right.set_title(f"critic, with samples\n{_others(found, components)}", fontsize=9)
     for axes in (left, right):
         axes.set(xlim=(-MARGIN, MARGIN), ylim=(-MARGIN, MARGIN), aspect="equal")
         axes.set_xlabel(_axis_label(first, found))

@@ -9,6 +9,7 @@ of several components together are combinations of theirs that hold at least `LE
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def component(samples: np.ndarray) -> Component:
     edges = _cuts(density, len(samples))
     bounds = [0, *edges, CELLS]
     width = 2 / CELLS
-    tops = [start + int(density[start:stop].argmax()) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    tops = [start + int(density[start:stop].argmax()) for start, stop in itertools.pairwise(bounds)]
     counts, _ = np.histogram(samples, ENTROPY_BINS, (-1, 1))
     shares = counts[counts > 0] / len(samples)
     return Component(
@@ -101,7 +102,7 @@ def _cuts(density: np.ndarray, number: int) -> list[int]:
             if not 0 <= side < len(density) or not is_in[side]:
                 continue
             lower, higher = sorted((peak(i), peak(side)), key=lambda cell: density[cell])
-            if lower != i and _is_apart(density[lower], density[i], number):
+            if lower != i and _is_apart(float(density[lower]), float(density[i]), number):
                 cuts[i] = float(density[i])
             peak_of[lower] = higher
     return _with_enough(cuts, density)
@@ -121,6 +122,6 @@ def _with_enough(cuts: dict[int, float], density: np.ndarray) -> list[int]:
         least = int(np.argmin(shares))
         if shares[least] >= LEAST_SHARE:
             break
-        beside = [cut for cut in left[max(least - 1, 0) : least + 1]]
+        beside = left[max(least - 1, 0) : least + 1]
         left.remove(max(beside, key=lambda cut: cuts[cut]))
     return left
