@@ -102,7 +102,7 @@ def _cuts(density: np.ndarray, number: int) -> list[int]:
             if not 0 <= side < len(density) or not is_in[side]:
                 continue
             lower, higher = sorted((peak(i), peak(side)), key=lambda cell: density[cell])
-            if lower != i and _is_apart(float(density[lower]), float(density[i]), number):
+            if _is_apart(float(density[lower]), float(density[i]), number):
                 cuts[i] = float(density[i])
             peak_of[lower] = higher
     return _with_enough(cuts, density)
@@ -111,7 +111,7 @@ def _cuts(density: np.ndarray, number: int) -> list[int]:
 def _is_apart(peak: float, valley: float, number: int) -> bool:
     # Variance of a kernel estimate f: f / (2 sqrt(pi) N h).
     error = math.sqrt((peak + valley) / (2 * math.sqrt(math.pi) * number * BANDWIDTH))
-    return valley <= VALLEY * peak and peak - valley >= SIGNIFICANCE * error
+    return valley <= VALLEY * peak and peak - valley > SIGNIFICANCE * error
 
 
 def _with_enough(cuts: dict[int, float], density: np.ndarray) -> list[int]:

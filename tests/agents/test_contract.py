@@ -105,15 +105,14 @@ def test_a_metric_for_every_name_of_the_docs_page_and_none_beyond(name: str):
 def test_a_policy_is_drawn_as_exploring_without_its_noise(name: str):
     agent = small_agent(name)
     state, observation, key = initial(agent), small_batch(0).observation, jax.random.key(2)
-    drawn = jax.jit(agent.sample_policy)(state, observation, key)
+    sample = jax.jit(agent.sample_policy)
+    drawn = sample(state, observation, key)
     if "action_noise" not in state.hyperparameters:
         np.testing.assert_array_equal(drawn, act(agent, "explore")(state, observation, key))
         return
     quiet, loud = (with_hyperparameters(state, action_noise=std) for std in (0.0, 0.3))
     np.testing.assert_allclose(drawn, act(agent, "explore")(quiet, observation, key), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        drawn, jax.jit(agent.sample_policy)(loud, observation, key), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(drawn, sample(loud, observation, key), rtol=1e-4, atol=1e-5)
     assert distance(drawn, act(agent, "explore")(loud, observation, key)) > 0.01
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from qsm.learning.build import Simulators
 from qsm.learning.learner import Learner
 from qsm.loops.schedule import Counters
 from qsm.options.run import RunConfig
-from qsm.policies.actors import NOT_KEPT, open_actors
+from qsm.policies.actors import NOT_KEPT, Actor, open_actors
 from qsm.policies.export import export
 from qsm.policies.states import find_states
 from qsm.record.config_file import resolved_config
@@ -35,29 +35,47 @@ SMALL = {"hidden_sizes": (8,), "denoising_steps": 2, "time_embedding_size": 4, "
 SPEC = gridworld.make_env(TASK, 0, 1).spec
 
 
-def a_run(
-    root: Path, name: str, steps: tuple[int, ...] = (10,), task: str = TASK, seed: int = 0, **given: Any
-) -> Path:
-    """A run whose checkpoints hold fresh policies, each drawn by its step."""
-    known = set(agents.config_class(name).__dataclass_fields__)
-    config = agents.config_of(name, **{key: value for key, value in SMALL.items() if key in known} | given)
-    path = root / name / f"seed_{seed}"
-    resolved = resolved_config(name, task, "dm_control", config, RunConfig(seed=seed))
+def config_of(name: str, **given: Any) -> Any:
+    known = agents.config_class(name).__dataclass_fields__
+    return agents.config_of(name, **{key: value for key, value in SMALL.items() if key in known} | given)
+
+
+def agent_of(name: str, **given: Any) -> Any:
+    return agents.build(name, config_of(name, **given), SPEC.observation_size, SPEC.action_size)
+
+
+@functools.cache
+def fresh(name: str, step: int) -> Any:
+    """A learned state that its step tells from others."""
+    return jax.device_get(jax.jit(agent_of(name).init)(jax.random.key(step)))
+
+
+def a_run(root: Path, name: str, steps: tuple[int, ...] = (10,), task: str = TASK, **given: Any) -> Path:
+    """A run with a fresh policy in each of its checkpoints."""
+    path = root / name / "seed_0"
+    resolved = resolved_config(name, task, "dm_control", config_of(name, **given), RunConfig())
     RunDir.create_or_open(path, resolved)
-    agent = agents.build(name, config, SPEC.observation_size, SPEC.action_size)
-    init = jax.jit(agent.init)
     for step in steps:
         with Checkpoints(path / "checkpoints") as checkpoints:
-            state = jax.device_get(init(jax.random.key(step)))
-            checkpoints.save(Saved(state, [], {}, {}), Counters(step, 0), 8)
+            checkpoints.save(Saved(fresh(name, step), [], {}, {}), Counters(step, 0), 8)
     return path
 
 
 def keep_best(run: Path, name: str, step: int, **given: Any) -> None:
-    config = agents.config_of(name, **SMALL | given)
-    agent = agents.build(name, config, SPEC.observation_size, SPEC.action_size)
-    learner = Learner(agent, SPEC, 0, capacity=1)
-    BestPolicies([run], learner, pytest.fail).offer(step, [1.0], learner.init_agents())
+    learner = Learner(agent_of(name, **given), SPEC, 0, capacity=1)
+    states = jax.tree.map(lambda leaf: leaf[None], fresh(name, step))
+    BestPolicies([run], learner, pytest.fail).offer(step, [1.0], states)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that tests only read."""
+    return a_run(tmp_path_factory.mktemp("runs"), "td3", (10, 20))
+
+
+@pytest.fixture(scope="module")
+def actor(shared: Path) -> Actor:
+    return open_actors([shared], [Which(step=10)])[0]  # whose episodes last to the time limit
 
 
 @pytest.fixture
@@ -98,22 +116,20 @@ def test_policies_of_several_runs_are_drawn_at_the_same_state(
     assert sum("component" in axes.get_xlabel() for axes in figure.axes) == 8  # density and critic of each
 
 
-def test_steps_of_a_run_stand_one_below_the_other(tmp_path: Path, undrawn: list[Figure]):
-    run = a_run(tmp_path, "td3", (10, 20))
+def test_steps_of_a_run_stand_one_below_the_other(shared: Path, tmp_path: Path, undrawn: list[Figure]):
     out = tmp_path / "a.png"
     shown = ["--components", "1", "--out", str(out)]
-    assert main(["actions", str(run), "--steps", "20,10", *shown]) == 0
+    assert main(["actions", str(shared), "--steps", "20,10", *shown]) == 0
     means = {row["step"]: float(row["mean"]) for row in table(tmp_path / "a.csv") if row["component"] == "1"}
     assert list(means) == ["20", "10"] and means["20"] != means["10"]
-    assert main(["actions", str(run), *shown]) == 0  # its own table is replaced
+    assert main(["actions", str(shared), *shown]) == 0  # its own table is replaced
     assert {row["step"] for row in table(tmp_path / "a.csv")} == {"20"}
     assert [len(figure.axes) for figure in undrawn] == [4, 2]
 
 
 def test_what_was_kept_without_a_critic_is_drawn_alone(tmp_path: Path):
-    bare, choosing = (
-        a_run(tmp_path / label, "qsm", eval_samples=number) for label, number in (("a", 1), ("b", 4))
-    )
+    bare = a_run(tmp_path / "a", "qsm")
+    choosing = a_run(tmp_path / "b", "qsm", (), eval_samples=4)
     keep_best(bare, "qsm", 5)
     keep_best(choosing, "qsm", 5, eval_samples=4)
     of_bare = open_actors([bare], [Which(), Which(best=True)])
@@ -134,8 +150,7 @@ def test_what_was_kept_without_a_critic_is_drawn_alone(tmp_path: Path):
     assert len(open_actors([bare], [Which(best=True)], "evaluate")) == 1
 
 
-def test_random_states_are_those_of_an_evaluation_episode(tmp_path: Path):
-    [actor] = open_actors([a_run(tmp_path, "td3")])
+def test_random_states_are_those_of_an_evaluation_episode(actor: Actor):
     states = find_states("random", 6, 3, actor)
     steps = [int(state.name.rpartition(" ")[2]) for state in states]
     assert steps == sorted(set(steps)) and len(steps) == 6
@@ -153,8 +168,7 @@ def test_random_states_are_those_of_an_evaluation_episode(tmp_path: Path):
     assert [state.name for state in find_states("start", 2, 3, actor)] == ["start, seed 3", "start, seed 4"]
 
 
-def test_observations_come_from_a_file(tmp_path: Path):
-    [actor] = open_actors([a_run(tmp_path, "td3")])
+def test_observations_come_from_a_file(actor: Actor, tmp_path: Path):
     given = np.eye(SPEC.observation_size)[:3]
     np.save(tmp_path / "s.npy", given)
     np.savetxt(tmp_path / "s.csv", given, delimiter=",")
@@ -178,8 +192,7 @@ def test_observations_come_from_a_file(tmp_path: Path):
         (np.array([{}], object), "cannot be read"),
     ],
 )
-def test_a_file_of_anything_else_is_refused(content: np.ndarray, message: str, tmp_path: Path):
-    [actor] = open_actors([a_run(tmp_path, "td3")])
+def test_a_file_of_anything_else_is_refused(content: np.ndarray, message: str, actor: Actor, tmp_path: Path):
     np.save(tmp_path / "s.npy", content, allow_pickle=True)
     with pytest.raises(UserError, match=message):
         find_states(str(tmp_path / "s.npy"), None, 0, actor)
@@ -203,48 +216,46 @@ def test_states_of_a_device_environment_are_found(tmp_path: Path):
     assert len({state.observation.tobytes() for state in found}) == 5
 
 
-MISTAKES: dict[str, Callable[[Path], tuple[list[str], str]]] = {
-    "no run": lambda root: ([str(root / "none")], "There is no folder"),
-    "no checkpoint": lambda root: ([str(a_run(root, "sac", ()))], "has no checkpoint yet"),
-    "no such step": lambda root: (
-        [str(a_run(root, "td3")), "--steps", "10,7"],
-        "has no policy of step 7; there are checkpoints of step 10",
-    ),
-    "two choices": lambda root: (["x", "--steps", "10", "--best"], "leave out --best and --step"),
-    "a component": lambda root: (
-        [str(a_run(root, "td3")), "--components", "0,5"],
-        "--components names 5; an action of gridworld-open has components 0 to 1",
-    ),
-    "a component twice": lambda root: (
-        ["x", "--components", "1,1"],
-        "--components is 1,1; it must name each once",
-    ),
-    "a state": lambda root: ([str(a_run(root, "td3")), "--state", "strat"], "Did you mean 'start'?"),
-    "a missing file": lambda root: ([str(a_run(root, "td3")), "--state", "s.npy"], "there is no such file"),
-    "a form of figure": lambda root: (["x", "--out", "a.txt"], "--out is 'a.txt'; it must be a file .png"),
-    "several tasks": lambda root: (
-        [str(a_run(root, "td3")), str(a_run(root / "b", "td3", task="gridworld-cliff"))],
-        "give policies of one task",
-    ),
+RUN = "RUN"  # stands for a run that is there
+MISTAKES = {
+    "none": "There is no folder none",
+    "empty": "has no checkpoint yet",
+    f"{RUN} --steps 10,7": "has no policy of step 7; there are checkpoints of step 10 and 20",
+    f"{RUN} --steps 10 --best": "--steps are given and another policy is asked for too; leave out --best and --step",
+    f"{RUN} --best": "has no best policy",
+    f"{RUN} --components 0,5": "--components names 5; an action of gridworld-open has components 0 to 1",
+    f"{RUN} --components 1,1": "--components is 1,1; it must name each once",
+    f"{RUN} --state strat": "--state is 'strat'; it must be start, random, or a file of observations (.npy or .csv)",
+    f"{RUN} --state s.npy": "--state is 's.npy', and there is no such file",
+    f"{RUN} --out a.txt": "--out is 'a.txt'; it must be a file .png",
+    f"{RUN} elsewhere": "is of gridworld-open and elsewhere of gridworld-cliff; give policies of one task",
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_takes_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    words, message = MISTAKES[name](tmp_path)
-    out = [] if "--out" in words else ["--out", str(tmp_path / "a.png")]
-    assert main(["actions", *words, *out]) == 2
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_takes_one_line(
+    line: str,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    for folder, task in (("empty", TASK), ("elsewhere", "gridworld-cliff")):
+        if folder in line:
+            a_run(tmp_path, "td3", (), task).rename(tmp_path / folder)
+    words = [str(shared) if word == RUN else word for word in line.split()]
+    assert main(["actions", *words]) == 2
     printed = capsys.readouterr()
-    assert message in printed.err and printed.err.count("\n") == 1 and printed.out == ""
-    assert not (tmp_path / "a.png").exists()
+    assert MISTAKES[line] in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+    assert not (tmp_path / "actions.png").exists()
 
 
-def test_another_table_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_another_table_is_not_replaced(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     other = tmp_path / "a.csv"
     other.write_text("mine,1\n")
-    run = str(a_run(tmp_path, "td3"))
-    assert main(["actions", run, "--out", str(tmp_path / "a.png")]) == 2
+    assert main(["actions", str(shared), "--out", str(tmp_path / "a.png")]) == 2
     assert "would replace" in capsys.readouterr().err and other.read_text() == "mine,1\n"
     (tmp_path / "b.png").mkdir()
-    assert main(["actions", run, "--out", str(tmp_path / "b.png")]) == 2
+    assert main(["actions", str(shared), "--out", str(tmp_path / "b.png")]) == 2
     assert "is no file" in capsys.readouterr().err

@@ -138,6 +138,11 @@ def test_of_too_many_combinations_none_is_a_mode():
     assert together(corners) == (0, 0.0)
 
 
+def test_density_at_a_bound_is_as_high_as_it_would_be_inside():
+    # Even in the last tenth of the range: highest at the bound, and not in the middle of the tenth.
+    assert component(np.linspace(0.8, 1, 400)).modes == pytest.approx([1.0], abs=0.02)
+
+
 def test_the_kernel_is_narrower_than_what_it_separates():
     # What the docs say: modes nearer than about 0.2 are one.
     for distance, expected in ((3 * BANDWIDTH, 1), (4 * BANDWIDTH, 2)):
