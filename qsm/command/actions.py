@@ -117,7 +117,7 @@ def _head(row: Mapping[str, Any]) -> str:
     together = f"{row['joint_modes']} mode{'' if row['joint_modes'] == 1 else 's'}"
     if row["joint_share"] < 1:
         together += f" with {row['joint_share']:.0%} of the samples"
-    value = "" if math.isnan(row["value_mean"]) else f"; mean Q {row['value_mean']:.4g}"
+    value = "; no critic there" if math.isnan(row["value_mean"]) else f"; mean Q {row['value_mean']:.4g}"
     return f"{row['policy']}; {row['state']}: {together}{value}"
 
 

@@ -127,7 +127,9 @@ def test_steps_of_a_run_stand_one_below_the_other(shared: Path, tmp_path: Path, 
     assert [len(figure.axes) for figure in undrawn] == [4, 2]
 
 
-def test_what_was_kept_without_a_critic_is_drawn_alone(tmp_path: Path):
+def test_what_was_kept_without_a_critic_is_drawn_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn: list[Figure]
+):
     bare = a_run(tmp_path / "a", "qsm")
     choosing = a_run(tmp_path / "b", "qsm", (), eval_samples=4)
     keep_best(bare, "qsm", 5)
@@ -148,6 +150,10 @@ def test_what_was_kept_without_a_critic_is_drawn_alone(tmp_path: Path):
     with pytest.raises(UserError, match=r"hyperparameters.action_noise is not among it; take a checkpoint"):
         open_actors([bare], [Which(best=True)], "explore")
     assert len(open_actors([bare], [Which(best=True)], "evaluate")) == 1
+    capsys.readouterr()
+    assert main(["actions", str(file), "--samples", "100", "--out", str(tmp_path / "a.png")]) == 0
+    assert "; no critic there\n" in capsys.readouterr().out
+    assert len(undrawn) == 1 and all(row["value_mean"] == "" for row in table(tmp_path / "a.csv"))
 
 
 def test_random_states_are_those_of_an_evaluation_episode(actor: Actor):
@@ -259,3 +265,12 @@ def test_another_table_is_not_replaced(shared: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "b.png").mkdir()
     assert main(["actions", str(shared), "--out", str(tmp_path / "b.png")]) == 2
     assert "is no file" in capsys.readouterr().err
+
+
+def test_each_start_has_a_seed_of_its_own(actor: Actor, monkeypatch: pytest.MonkeyPatch):
+    seeds: list[int] = []
+    environment = type(gridworld.make_env(TASK, 0, 1))
+    monkeypatch.setattr(environment, "reseed", lambda self, seed: seeds.append(seed))
+    find_states("start", 3, 5, actor)
+    find_states("random", 1, 9, actor)
+    assert seeds == [5, 6, 7, 9]
