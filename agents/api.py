@@ -18,7 +18,7 @@ State = TypeVar("State")
 
 
 class Agent(Protocol[State]):
-    """What a learning algorithm offers, and all that a loop may ask of it; every function is pure and un-jitted."""
+    """What a learning algorithm offers, and all that may be asked of it; every function is pure and un-jitted."""
 
     @property
     def sampling(self) -> Sampling:
@@ -47,6 +47,14 @@ class Agent(Protocol[State]):
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         """Actions `[B, A]` in [-1, 1] for observations `[B, O]`."""
+        ...
+
+    def sample_policy(self, state: State, observation: jax.Array, key: jax.Array) -> jax.Array:
+        """Draws `[B, A]` of the policy alone: as it explores, without noise that exploring adds to its actions."""
+        ...
+
+    def action_value(self, state: State, observation: jax.Array, action: jax.Array) -> jax.Array | None:
+        """What the agent holds actions `[B, A]` at observations `[B, O]` to be worth, `[B]`; None without a critic."""
         ...
 
     def update(

@@ -67,6 +67,12 @@ class TallyAgent:
         noise = jax.random.uniform(key, shape)
         return 2.0 + noise if mode == "explore" else 0.1 * noise + 0.01 * observation[:, :1]
 
+    def sample_policy(self, state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+        return self.act(state, observation, key, mode="explore")
+
+    def action_value(self, state: Any, observation: jax.Array, action: jax.Array) -> jax.Array | None:
+        return None
+
     def update(
         self, state: TallyState, batch: Transition, key: jax.Array, step: jax.Array
     ) -> tuple[TallyState, Metrics]:

@@ -24,7 +24,7 @@ class AgentBase:
     """The part of `agents.api.Agent` that does not tell one algorithm from another.
 
     An algorithm adds `init`, `act` and `update`. Its state is a NamedTuple with, at least, the entries `normalizer`
-    and `hyperparameters`.
+    and `hyperparameters`, and `critic` where it has one.
     """
 
     config: AgentConfig
@@ -40,6 +40,26 @@ class AgentBase:
 
     def revise(self, state: Any, batch: Transition, key: jax.Array) -> None:
         return None
+
+    # ---- What figures ask ---------------------------------------------------------------------------------------
+
+    def sample_policy(self, state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+        """Draws `[B, A]` of the policy alone: as it explores, with `action_noise` at zero where it has that option.
+
+        A choice of the best of several draws is part of the policy. A deterministic policy gives its one action.
+        """
+        hyper = state.hyperparameters
+        if "action_noise" in hyper:
+            state = state._replace(hyperparameters=hyper | {"action_noise": jnp.zeros((), jnp.float32)})
+        return self.act(state, observation, key, mode="explore")  # type: ignore[attr-defined]
+
+    def action_value(self, state: Any, observation: jax.Array, action: jax.Array) -> jax.Array | None:
+        """Q(s, a) `[B]` as the critics' reduction has it, of observations `[B, O]` that are not normalized yet."""
+        if not hasattr(state, "critic"):
+            return None
+        return self.critic.reduced_value(
+            state.critic.online.params, self.normalized(state, observation), action
+        )
 
     # ---- What the options choose --------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,8 +31,24 @@ def check_shapes(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[
             raise ValueError(f"{name} is {saved} there and {built} in this agent")
 
 
+def leaves_read(function: Callable[..., Any], state: Any, *inputs: Any) -> list[str]:
+    """Names of the leaves of `state` that `function(state, *inputs)` reads, by tracing it; nothing is computed.
+
+    Args:
+      state: arrays, or their shapes; so may the inputs be.
+    """
+    program = jax.make_jaxpr(function)(state, *inputs).jaxpr
+    used = {
+        variable for equation in program.eqns for variable in equation.invars if isinstance(variable, Var)
+    }
+    used |= {variable for variable in program.outvars if isinstance(variable, Var)}
+    return [
+        name for name, variable in zip(named_leaves(state), program.invars, strict=False) if variable in used
+    ]
+
+
 def acting_leaves(agent: Agent, state: Any, observation_size: int) -> list[str]:
-    """Names of the leaves of the learned state that acting in evaluation reads, by tracing it; nothing is computed.
+    """Names of the leaves of the learned state that acting in evaluation reads.
 
     Args:
       state: arrays, or their shapes.
@@ -41,15 +57,7 @@ def acting_leaves(agent: Agent, state: Any, observation_size: int) -> list[str]:
     def act(state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
         return agent.act(state, observation, key, mode="evaluate")
 
-    observation = np.zeros((1, observation_size), np.float32)
-    program = jax.make_jaxpr(act)(state, observation, jax.random.key(0)).jaxpr
-    used = {
-        variable for equation in program.eqns for variable in equation.invars if isinstance(variable, Var)
-    }
-    used |= {variable for variable in program.outvars if isinstance(variable, Var)}
-    return [
-        name for name, variable in zip(named_leaves(state), program.invars, strict=False) if variable in used
-    ]
+    return leaves_read(act, state, np.zeros((1, observation_size), np.float32), jax.random.key(0))
 
 
 def filled(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import agents
 from qsm.base.errors import UserError, check_words, first_line, nearest
 from qsm.base.version import __version__
-from qsm.command import bench, output, show, train
+from qsm.command import actions, bench, output, show, train
 from qsm.record.status import EXIT_STATUS, MISTAKE
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -27,6 +27,9 @@ COMMANDS = {
     "train": Command(train.train, "AGENT TASK [options]", "train an agent on a task, or resume"),
     "eval": Command(show.evaluate, "RUN [options]", "evaluate a trained agent, or film it"),
     "export": Command(show.export, "RUN [options]", "write a trained policy to one small file"),
+    "actions": Command(
+        actions.actions, "RUN... [options]", "draw the actions of policies at states, and their critics"
+    ),
     "runs": Command(show.runs, "[FOLDER]", "list the runs: how far, how good, why they stopped"),
     "bench": Command(
         bench.bench, "SUITE|TASK... [options]", "train agents x tasks x seeds; again: what is missing"

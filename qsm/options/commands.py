@@ -11,6 +11,7 @@ from agents.config import Limits, check_limits
 from qsm.options.run import Backend, WandbMode
 
 EngineName = Literal["local", "ray"]
+Acting = Literal["policy", "explore", "evaluate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,56 @@ class ExportOptions:
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
         _check_choice(self.best, self.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionsOptions:
+    """Which policies are drawn from, at which states, and what is shown."""
+
+    state: str = "start"
+    """States to draw at: start of an episode, random ones of an evaluation episode of the first policy, or a file (.npy
+    or .csv) of observations [N, O]."""
+    states: int | None = None
+    """How many; none: 1 start, 4 random ones, all of a file. Starts have the seeds from --seed on."""
+    samples: int = 1000
+    """Actions drawn at each state."""
+    components: tuple[int, ...] | None = None
+    """Components of the action to show, from 0 on: one, two, or all pairs of more; none: the two that spread most."""
+    acting: Acting = "policy"
+    """What is drawn: policy, as exploring but without action noise; explore, with it; evaluate, as qsm eval acts."""
+    best: bool = False
+    """The best evaluated policy of each run, in place of the newest checkpoint's."""
+    step: int | None = None
+    """The policy of this environment step: of a checkpoint that is there, or the best one. none: the newest."""
+    steps: tuple[int, ...] | None = None
+    """The policies of several steps, such as 10000,20000, one below the other."""
+    seed: int = 0
+    """Seed of the states and of the draws."""
+    out: Path = Path("actions.png")
+    """Figure to write (.png, .svg or .pdf); the numbers of all components go beside it as .csv."""
+
+    limits: ClassVar[Limits] = {
+        "states": (1, 16),
+        "samples": (100, 100_000),
+        "components": (0, 2**16),
+        "step": (0, 2**31 - 1),
+        "steps": (0, 2**31 - 1),
+        "seed": (0, 2**31 - 1 - 16),
+    }
+
+    def __post_init__(self) -> None:
+        check_limits(self, self.limits)
+        _check_choice(self.best, self.step)
+        if self.steps is not None and (self.best or self.step is not None):
+            raise ValueError(
+                "steps are given and another policy is asked for too; leave out --best and --step"
+            )
+        for name in ("components", "steps"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} is {','.join(map(str, values))}; it must name each once")
+        if self.out.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise ValueError(f"out is '{self.out}'; it must be a file .png, .svg or .pdf")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,16 +18,20 @@ from qsm.policies.program import act_once
 
 
 class Policy(BasePolicy):
-    """A policy run by JAX: the agent itself, compiled for each number of observations."""
+    """A policy run by JAX: the agent itself, compiled for each number of observations.
+
+    Attributes:
+      state: of the agent; zeros in what acting does not read.
+    """
 
     def __init__(self, description: Description, agent: Agent, state: Any, seed: int = 0) -> None:
         super().__init__(description, seed)
-        self._state = state
+        self.state = state
         self._compiled = jax.jit(act_once(agent))
 
     def _act(self, observation: np.ndarray, call: int) -> np.ndarray:
         return np.asarray(
-            self._compiled(self._state, observation, jax.random.key(self._seed), np.uint32(call))
+            self._compiled(self.state, observation, jax.random.key(self._seed), np.uint32(call))
         )
 
 

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,43 @@ def test_a_metric_for_every_name_of_the_docs_page_and_none_beyond(name: str):
     assert len(named) == len(set(named))
     of_the_loop = {metric for metric in named if metric.startswith(("loop/", "checkpoint/", "simulator/"))}
     assert set(update(small_agent(name), step=0)[1]) == set(named) - of_the_loop
+
+
+# ---- What figures ask ---------------------------------------------------------------------------------------------
+
+
+@every_agent
+def test_a_policy_is_drawn_as_exploring_without_its_noise(name: str):
+    agent = small_agent(name)
+    state, observation, key = initial(agent), small_batch(0).observation, jax.random.key(2)
+    sample = jax.jit(agent.sample_policy)
+    drawn = sample(state, observation, key)
+    if "action_noise" not in state.hyperparameters:
+        np.testing.assert_array_equal(drawn, act(agent, "explore")(state, observation, key))
+        return
+    quiet, loud = (with_hyperparameters(state, action_noise=std) for std in (0.0, 0.3))
+    np.testing.assert_allclose(drawn, act(agent, "explore")(quiet, observation, key), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(drawn, sample(loud, observation, key), rtol=1e-4, atol=1e-5)
+    assert distance(drawn, act(agent, "explore")(loud, observation, key)) > 0.01
+
+
+@every_agent
+def test_actions_are_valued_by_the_critics_that_learn(name: str):
+    agent = small_agent(name)
+    state, batch = initial(agent), small_batch(0)
+    state = state._replace(critic=initial(agent, seed=3).critic._replace(target=state.critic.target))
+    value = agent.action_value(state, batch.observation, batch.action)
+    members = agent.critic.value(state.critic.online.params, batch.observation, batch.action)
+    assert members.shape == (2, 8) and value.shape == (8,)
+    np.testing.assert_allclose(value, members.min(axis=0), rtol=1e-5)
+
+
+def test_an_agent_without_critics_values_nothing():
+    class Bare(NamedTuple):
+        hyperparameters: dict[str, jax.Array]
+
+    batch = small_batch(0)
+    assert small_agent("td3").action_value(Bare({}), batch.observation, batch.action) is None
 
 
 # ---- Purity -------------------------------------------------------------------------------------------------------
@@ -283,6 +320,10 @@ def test_a_normalizer_changes_nothing_but_what_is_seen(name: str):
         np.testing.assert_allclose(
             acted, act(plain, mode)(bare, standard(wide), jax.random.key(2)), rtol=1e-3, atol=1e-4
         )
+    value = agent.action_value(state, wide, batch.action)
+    np.testing.assert_allclose(
+        value, plain.action_value(bare, standard(wide), batch.action), rtol=1e-3, atol=1e-4
+    )
     raw = batch._replace(observation=wide, next_observation=wide[::-1])
     seen = raw._replace(observation=standard(wide), next_observation=standard(wide[::-1]))
     got, expected = update(agent, state, batch=raw), update(plain, bare, batch=seen)

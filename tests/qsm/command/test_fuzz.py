@@ -139,7 +139,7 @@ def test_any_option_with_any_value(empty: Path, agent: str, given_options: list[
 def test_any_words(empty: Path, words: list[str]):
     check(["train", *words])
     check(["train", "qsm", *words])
-    for command in ("eval", "export", "runs", "tasks", "agents"):
+    for command in ("eval", "export", "actions", "runs", "tasks", "agents"):
         check([command, *words])
     assert list(empty.iterdir()) == []
 
