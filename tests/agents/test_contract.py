@@ -66,7 +66,7 @@ def test_actions_have_the_shape_of_the_spec_and_stay_in_the_box(
 ):
     plain = small_agent(name)
     agent = type(plain)(plain.config, observation_size, action_size)
-    state = jax.jit(agent.init)(jax.random.key(0))
+    state = initial(agent)
     observation = 10 * jax.random.normal(jax.random.key(1), (9, observation_size))
     for mode in MODES:
         action = act(agent, mode)(state, observation, jax.random.key(2))

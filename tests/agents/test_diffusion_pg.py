@@ -149,6 +149,7 @@ def test_chains_begin_at_replay_states_and_the_best_of_several_enters_the_target
     np.testing.assert_allclose(action, candidates[range(8), best], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_update_climbs_the_critics_just_updated():
     """The network's step is that of the loss at the chains drawn, by the advantage under the new critics."""
     agent = small_agent("diffusion-pg", chains_per_state=4)

@@ -136,6 +136,7 @@ def test_the_slow_network_follows_by_its_rate():
     assert distance(after.average, expected) < 1e-6 and distance(after.average, before.average) > 0.01
 
 
+@pytest.mark.slow
 def test_it_acts_by_the_softmax_of_the_target_critics_or_by_their_best():
     """Values that rise a thousandfold from sample to sample leave the softmax no choice; equal ones leave it all."""
 

@@ -70,6 +70,7 @@ def test_no_key_is_used_twice():
     check_keys(FULL.update, initial(FULL), small_batch(0), jax.random.key(1), jnp.asarray(1))
 
 
+@pytest.mark.slow
 def test_every_hyperparameter_is_read_from_the_state():
     state, _ = update(FULL, step=0)
     observation = small_batch(0).observation

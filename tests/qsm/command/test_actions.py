@@ -127,6 +127,7 @@ def test_steps_of_a_run_stand_one_below_the_other(shared: Path, tmp_path: Path, 
     assert [len(figure.axes) for figure in undrawn] == [4, 2]
 
 
+@pytest.mark.slow
 def test_what_was_kept_without_a_critic_is_drawn_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn: list[Figure]
 ):
@@ -207,6 +208,7 @@ def test_a_file_of_anything_else_is_refused(content: np.ndarray, message: str, a
         find_states(str(tmp_path / "s.csv"), None, 0, actor)
 
 
+@pytest.mark.slow
 def test_states_of_a_device_environment_are_found(tmp_path: Path):
     simulators = Simulators(lambda *given: pytest.fail("the host's"), lambda task, repeat: Counter(5, repeat))
     config = agents.config_of("td3", hidden_sizes=(8,))

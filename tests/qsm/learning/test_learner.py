@@ -177,6 +177,7 @@ def test_learning_goes_on_in_place():
 # ---- Updates -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_updates_in_one_dispatch_are_those_made_one_by_one():
     learner = Learner(small_sac(), SPEC, seeds=0, capacity=16)
     together = learn(learner, filled(learner), 8, first_update=0, num_updates=5)

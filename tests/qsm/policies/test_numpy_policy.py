@@ -49,7 +49,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     # The gradient of the critics takes part in acting.
     "langevin": [{"langevin_steps": 3}],
 }
-CASES = [(name, options) for name in agents.AGENTS for options in OPTIONS.get(name, [{}])]
+CASES = [
+    # Blocks add most to what is compiled.
+    pytest.param(name, options, marks=pytest.mark.slow) if "simba" in str(options) else (name, options)
+    for name in agents.AGENTS
+    for options in OPTIONS.get(name, [{}])
+]
 
 
 def content(name: str, options: dict[str, Any], spec: EnvSpec = SPEC, agent: Any = None) -> bytes:

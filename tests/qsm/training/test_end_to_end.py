@@ -178,6 +178,7 @@ def test_a_short_run_of_real_environments_on_the_device(tmp_path: Path):
     assert {path.name for path in run.iterdir()} >= files
 
 
+@pytest.mark.slow
 def test_a_file_in_the_way_is_told_in_one_line(tmp_path: Path):
     blocked = tmp_path / "blocked"
     blocked.touch()
