@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from typing import Any, ClassVar, Literal
@@ -28,15 +29,22 @@ def check_limits(config: Any, limits: Limits) -> None:
                 raise ValueError(f"{name} is {value}; it must be {allowed}")
 
 
+@functools.cache
+def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
+    """What each field of `kind` typed `Literal` may be; kept, for to read annotations takes milliseconds."""
+    hints = typing.get_type_hints(kind)
+    return {name: typing.get_args(h) for name, h in hints.items() if typing.get_origin(h) is typing.Literal}
+
+
 def check_choices(config: Any) -> None:
     """Holds each field of `config` typed `Literal` to its choices.
 
     Raises:
       ValueError: naming the field, its value and what is allowed.
     """
-    for name, kind in typing.get_type_hints(type(config)).items():
-        if typing.get_origin(kind) is typing.Literal and getattr(config, name) not in typing.get_args(kind):
-            allowed = ", ".join(typing.get_args(kind))
+    for name, choices in _choices(type(config)).items():
+        if getattr(config, name) not in choices:
+            allowed = ", ".join(choices)
             raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {allowed}")
 
 
