@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from etils import epy
 
 from agents.config import INFINITY, DiffusionConfig, Limits
-from agents.parts.base import AgentBase
+from agents.parts.base import DiffusionBase
 from agents.parts.types import Metrics, Mode, Transition
 
 with epy.lazy_imports():  # the command line reads the options below without loading JAX
@@ -43,14 +43,10 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class QSM(AgentBase):
+class QSM(DiffusionBase):
     """Q-score matching as published."""
 
     config: QSMConfig
-
-    @property
-    def denoiser(self) -> score.Denoiser:
-        return score.denoiser(self.config, self.observation_size, self.action_size)
 
     def init(self, key: jax.Array) -> State:
         score_key, critic_key = jax.random.split(key)

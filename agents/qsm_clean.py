@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from etils import epy
 
 from agents.config import Limits
-from agents.parts.base import AgentBase
+from agents.parts.base import DiffusionBase
 from agents.parts.paths.options import PathConfig
 from agents.parts.types import Metrics, Mode, Transition
 
@@ -58,14 +58,10 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class CleanQSM(AgentBase):
+class CleanQSM(DiffusionBase):
     """Clean-gradient Q-score matching."""
 
     config: CleanQSMConfig
-
-    @property
-    def denoiser(self) -> score.Denoiser:
-        return score.denoiser(self.config, self.observation_size, self.action_size)
 
     @property
     def chains(self) -> plain.PlainChains:

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epy
 
-from agents.config import AgentConfig
+from agents.config import AgentConfig, DiffusionConfig
 from agents.parts.types import Metrics, Sampling, Transition
 
 with epy.lazy_imports():  # the command line reads the options of agents without loading JAX
@@ -16,7 +16,7 @@ with epy.lazy_imports():  # the command line reads the options of agents without
     import jax.numpy as jnp
 
     from agents.networks import critics, torsos
-    from agents.parts import critic, heads, normalizer, optimizer
+    from agents.parts import critic, heads, normalizer, optimizer, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +144,18 @@ class AgentBase:
             observation=self.normalized(state, batch.observation),
             next_observation=self.normalized(state, batch.next_observation),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionBase(AgentBase):
+    """`AgentBase` of agents whose policy is a diffusion chain."""
+
+    config: DiffusionConfig
+
+    @property
+    def denoiser(self) -> score.Denoiser:
+        """The chain and its score network."""
+        return score.denoiser(self.config, self.observation_size, self.action_size)
 
 
 class _Resetting(AgentBase):
