@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{agent}  {rates}  ratio {ratios[-1]:.2f}", flush=True)
             print(f"{agent}  median ratio {statistics.median(ratios):.2f} of {len(ratios)}", flush=True)
     if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         with options.output.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["agent", "round", *run])
             writer.writeheader()

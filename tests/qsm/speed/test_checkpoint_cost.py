@@ -15,8 +15,9 @@ def test_only_new_rows_are_written(tmp_path: Path) -> None:
     found = list(measure(TallyAgent(SPEC.action_size), 1000, (10, 500), 2, tmp_path))
     assert [cost.new_rows for cost in found] == [10, 500]
     few, many = found
-    assert few.state_bytes == pytest.approx(many.state_bytes, rel=0.1)
-    # A row of cheetah-run has 17 + 6 + 2 numbers; random ones cannot be packed much.
+    # A row of cheetah-run has 17 + 6 + 2 numbers; random ones cannot be packed much. The agent's own state holds
+    # none of the 1,000: its files' size changes by a kilobyte with how many threads Orbax wrote them.
+    assert max(few.state_bytes, many.state_bytes) < 300 * 100
     assert 490 * 90 < many.row_bytes - few.row_bytes < 490 * 110
     assert all(cost.copied_seconds > 0 and cost.written_seconds > 0 for cost in found)
 
