@@ -19,6 +19,7 @@ from agents.parts.types import Mean, Metrics, Mode, Transition
 from envs.api import Arrival
 from qsm.data import replay
 from qsm.data.replay import Replay
+from qsm.devices import compiler_options
 from qsm.learning import programs
 from qsm.learning.keys import Streams
 from qsm.learning.placement import Placement
@@ -127,12 +128,12 @@ class Compiled(NamedTuple):
 @functools.lru_cache(maxsize=KEPT)
 def compile_group(group: GroupPrograms) -> Compiled:
     """The same functions for equal groups, so that JAX finds what it has traced and compiled for another."""
-    placement = group.placement
+    placement, often, seldom = group.placement, compiler_options.of_updates(), compiler_options.of_starts()
 
     def act(mode: Mode) -> Any:
         axes = (0, 0, 0, None, None, None)
         act_one = functools.partial(programs.act, group.agent, group.action_size, mode)
-        return jax.jit(placement.over_seeds(each_seed(act_one, axes), axes))
+        return jax.jit(placement.over_seeds(each_seed(act_one, axes), axes), compiler_options=often)
 
     def store(state: TrainState, action: Any, arrival: Arrival, active: Any) -> TrainState:
         return placement.constrain(group.store(state, action, arrival, active))
@@ -143,14 +144,31 @@ def compile_group(group: GroupPrograms) -> Compiled:
     return Compiled(
         explore=act("explore"),
         evaluate=act("evaluate"),
-        store=jax.jit(store_seeds, donate_argnums=0),
-        learn=jax.jit(learn, donate_argnums=0),
-        empty_replay=jax.jit(group.empty_replay, out_shardings=replay_sharding),
-        zero_metrics=jax.jit(group.zero_metrics, out_shardings=placement.seed_sharding),
+        store=jax.jit(store_seeds, donate_argnums=0, compiler_options=often),
+        learn=jax.jit(learn, donate_argnums=0, compiler_options=often),
+        empty_replay=jax.jit(group.empty_replay, out_shardings=replay_sharding, compiler_options=seldom),
+        zero_metrics=jax.jit(
+            group.zero_metrics, out_shardings=placement.seed_sharding, compiler_options=seldom
+        ),
     )
 
 
-init_agent = jax.jit(programs.init, static_argnums=0)
-"""`programs.init`, compiled for each agent."""
-are_finite = jax.jit(jax.vmap(programs.is_finite))
-"""`programs.is_finite` of learned states `[S, ...]`."""
+def init_agent(agent: Agent, key: jax.Array) -> Any:
+    """`programs.init`, compiled for each agent."""
+    return _init_agent()(agent, key)
+
+
+def are_finite(agents: Any) -> jax.Array:
+    """`programs.is_finite` `[S]` of learned states `[S, ...]`."""
+    return _are_finite()(agents)
+
+
+# Made when first called: which options there are depends on the device, and importing this does not look for one.
+@functools.cache
+def _init_agent() -> Any:
+    return jax.jit(programs.init, static_argnums=0, compiler_options=compiler_options.of_starts())
+
+
+@functools.cache
+def _are_finite() -> Any:
+    return jax.jit(jax.vmap(programs.is_finite), compiler_options=compiler_options.of_updates())

@@ -22,7 +22,7 @@ from agents.parts.types import Metrics
 from envs.api import Arrival, EnvSpec, TimeStep
 from qsm.data import replay
 from qsm.data.replay import Rows
-from qsm.learning import compiled
+from qsm.learning import compiled, programs
 from qsm.learning.compiled import GroupPrograms
 from qsm.learning.keys import make_streams
 from qsm.learning.placement import Placement
@@ -150,7 +150,7 @@ class Learner:
 
     def agent_template(self) -> Any:
         """Shapes of the learned state of one seed."""
-        return jax.eval_shape(lambda: compiled.init_agent(self.agent, jax.random.key(0)))
+        return jax.eval_shape(lambda: programs.init(self.agent, jax.random.key(0)))
 
     # ---- Acting and learning ------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import numpy as np
 from agents.api import Agent
 from envs.api import Arrival, StepType
 from envs.vector import VectorEnvironment, VectorState
+from qsm.devices import compiler_options
 from qsm.learning import programs
 from qsm.learning.compiled import KEPT, GroupPrograms
 from qsm.learning.keys import Streams
@@ -120,9 +121,11 @@ def compile_device(device: DevicePrograms) -> Compiled:
     axes = (0, 0, None, None, None, None, None, 0)
     advance = device.group.placement.over_seeds(device.advance, axes)
     return Compiled(
-        reset=jax.jit(device.reset),
-        store_starts=jax.jit(device.store_starts, donate_argnums=0),
-        advance=jax.jit(advance, donate_argnums=0),
+        reset=jax.jit(device.reset, compiler_options=compiler_options.of_starts()),
+        store_starts=jax.jit(
+            device.store_starts, donate_argnums=0, compiler_options=compiler_options.of_starts()
+        ),
+        advance=jax.jit(advance, donate_argnums=0, compiler_options=compiler_options.of_updates()),
     )
 
 
@@ -131,7 +134,8 @@ def compile_play(group: GroupPrograms, environment: VectorEnvironment) -> Any:
     """Episodes of S seeds, one in each of the E environments: `play_one` of each."""
     axes = (0, 0, None)
     play = functools.partial(play_one, group.agent, environment)
-    return jax.jit(group.placement.over_seeds(each_seed(play, axes), axes))
+    options = compiler_options.of_updates()
+    return jax.jit(group.placement.over_seeds(each_seed(play, axes), axes), compiler_options=options)
 
 
 def play_one(
