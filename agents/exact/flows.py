@@ -72,20 +72,24 @@ class Flow:
         return -block_diagonal(self.cost, np.zeros((self.num_actions, self.num_actions)))
 
 
-def evaluate(flow: Flow, score: np.ndarray) -> Quadratic:
+def evaluate(flow: Flow, score: np.ndarray, alpha: float = np.inf) -> Quadratic:
     """Q^Psi of a linear score G `[A, S + A]`: J' P + P J - rho P + R = 0 with J = (F; G), and tr(P noise) / rho.
+
+    Args:
+      alpha: where it is finite, moving the action costs |Psi|^2 / (2 alpha) a unit of time.
 
     Raises:
       ValueError: another shape, or a score of infinite cost.
     """
-    joint = np.concatenate([flow.drift, matrix_of("score", score, (flow.num_actions, len(flow.reward)))])
-    shifted = joint - 0.5 * flow.rate * np.eye(len(joint))
+    score = matrix_of("score", score, (flow.num_actions, len(flow.reward)))
+    shifted = np.concatenate([flow.drift, score]) - 0.5 * flow.rate * np.eye(len(flow.reward))
     slowest = np.linalg.eigvals(shifted).real.max()
     if slowest >= 0.0:
         raise ValueError(
             f"the score's cost is infinite: the flow grows by exp({slowest:g} t) after its discount"
         )
-    matrix = symmetric(scipy.linalg.solve_continuous_lyapunov(shifted.T, -flow.reward))
+    paid = flow.reward - score.T @ score / (2.0 * alpha)
+    matrix = symmetric(scipy.linalg.solve_continuous_lyapunov(shifted.T, -paid))
     return Quadratic(matrix, float(np.sum(matrix * flow.covariance)) / flow.rate)
 
 
@@ -126,6 +130,9 @@ def best(flow: Flow, alpha: float) -> tuple[np.ndarray, Quadratic]:
     """The best score `[A, S + A]` where moving the action costs |Psi|^2 / (2 alpha) a unit of time, and its value.
 
     It is alpha grad_a of that value: the bound on scores of Theorem 4.1 as a price, by the Riccati equation.
+
+    Returns:
+      The score, and its value with what the moves cost (`evaluate` with `alpha`).
     """
     size = len(flow.reward)
     free = np.concatenate([flow.drift, np.zeros((flow.num_actions, size))]) - 0.5 * flow.rate * np.eye(size)

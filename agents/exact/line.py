@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy.special
 
 Curve = Callable[[np.ndarray], np.ndarray]
 """Points `[N]` to values `[N]`."""
@@ -33,26 +34,29 @@ def density(log_density: Curve, grid: np.ndarray) -> np.ndarray:
 def stationary(score: Curve, grid: np.ndarray, step: float) -> np.ndarray:
     """Density `[N]` that Langevin steps of size `step` leave unchanged, on an even grid `[N]`.
 
-    The chain is that of the grid's points: a step leads to each in proportion to its Gaussian density. For a grid
-    much finer than sqrt(step) and wider than the density this is the chain on the line, to rounding.
+    The chain is that of the grid's points, to which a step leads in proportion to its Gaussian density; what goes
+    beyond the ends stays there, as the sampler's bound has it. For a grid finer than half of sqrt(step) that is the
+    chain on the line, nearly to rounding: sums over an even grid are exact for what is smooth.
 
     Raises:
       ValueError: the grid is too coarse for the step.
     """
-    spacing = grid[1] - grid[0]
-    if spacing > 0.5 * np.sqrt(step):
+    spacing, root = grid[1] - grid[0], np.sqrt(step)
+    if spacing > 0.5 * root:
         raise ValueError(
-            f"the grid's spacing is {spacing:g}; it must be at most half of sqrt(step) = {np.sqrt(step):g}"
+            f"the grid's spacing is {spacing:g}; it must be at most half of sqrt(step) = {root:g}"
         )
     moved = grid + 0.5 * step * score(grid)
-    kernel = np.exp(-np.square(grid[None, :] - moved[:, None]) / (2.0 * step))
-    arriving = kernel.sum(axis=1, keepdims=True)
-    # From far out a step may lead past the grid's end: it then comes back at its own point.
-    kernel = np.where(arriving > 1e-300, kernel / np.maximum(arriving, 1e-300), np.eye(len(grid)))
+    away = (grid[None, :] - moved[:, None]) / root
+    kernel = np.exp(-0.5 * np.square(away)) * (spacing / (root * np.sqrt(2.0 * np.pi)))
+    half = 0.5 * spacing / root
+    kernel[:, 0] = scipy.special.ndtr(away[:, 0] + half)
+    kernel[:, -1] = scipy.special.ndtr(half - away[:, -1])
+    kernel /= kernel.sum(axis=1, keepdims=True)
     # pi K = pi and sum pi = 1: one equation of the first is replaced by the second.
     system = kernel.T - np.eye(len(grid))
     system[-1] = 1.0
-    solution = np.linalg.solve(system, np.eye(len(grid))[-1])
+    solution = np.maximum(np.linalg.solve(system, np.eye(len(grid))[-1]), 0.0)  # below 0 by rounding only
     return solution / (solution.sum() * spacing)
 
 

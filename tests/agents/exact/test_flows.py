@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -111,21 +112,50 @@ def test_in_steps_a_score_can_be_too_large():
 
 @pytest.mark.parametrize("alpha", [0.3, 5.0])
 def test_the_best_score_at_a_price_is_alpha_times_the_gradient(alpha: float):
-    """The Riccati solution solves the equation of its own value, and no other linear score has a better one."""
-    score, value = flows.best(dataclasses.replace(FLOW, noise=NOISE), alpha)
-
-    def worth(score: np.ndarray) -> np.ndarray:
-        joint = np.concatenate([FLOW.drift, score]) - 0.2 * np.eye(4)
-        paid = FLOW.reward - score.T @ score / (2 * alpha)
-        return scipy.linalg.solve_continuous_lyapunov(joint.T, -paid)
-
-    np.testing.assert_allclose(worth(score), value.matrix, atol=1e-8)
-    assert value.constant == pytest.approx(np.sum(value.matrix * NOISE) / 0.4)
+    """The Riccati solution is the value of its own score, and no other linear score has a better one."""
+    noisy = dataclasses.replace(FLOW, noise=NOISE)
+    score, value = flows.best(noisy, alpha)
+    own = flows.evaluate(noisy, score, alpha)
+    np.testing.assert_allclose(own.matrix, value.matrix, atol=1e-8)
+    assert value.constant == pytest.approx(own.constant)
     np.testing.assert_allclose(score, alpha * 2 * value.matrix[2:], atol=1e-10)
     rng = np.random.default_rng(0)
     for _ in range(5):
-        other = worth(score + 0.05 * rng.normal(size=score.shape))
-        assert np.linalg.eigvalsh(other - value.matrix).max() < 1e-9
+        other = flows.evaluate(noisy, score + 0.05 * rng.normal(size=score.shape), alpha)
+        assert np.linalg.eigvalsh(other.matrix - value.matrix).max() < 1e-9
+
+
+def test_a_price_is_the_integral_of_what_moving_costs():
+    joint = np.concatenate([FLOW.drift, SCORE])
+
+    def velocity(t: float, z: np.ndarray) -> np.ndarray:
+        moved = np.square(SCORE @ z[:4]).sum() / (2 * 0.7)
+        return np.append(joint @ z[:4], -np.exp(-0.4 * t) * (z[0] ** 2 + 0.6 * z[1] ** 2 + moved))
+
+    paid = scipy.integrate.solve_ivp(velocity, (0, 40), np.append(CENTER, 0.0), rtol=1e-9, atol=1e-11).y[
+        4, -1
+    ]
+    assert flows.evaluate(FLOW, SCORE, 0.7).value(CENTER) == pytest.approx(paid, abs=1e-6)
+
+
+def test_matching_again_and_again_is_monotone_at_a_price_only():
+    """Psi <- alpha grad_a Q^Psi: policy iteration where moves have a price; without one the value falls now and then.
+
+    Without a price a fixed point has the Riccati value of twice alpha: its equation is rho P = R + ... + 4 alpha P E P,
+    where that of the best score at a price has 2 alpha.
+    """
+    alpha = 0.3
+    for price, limit in ((alpha, flows.best(FLOW, alpha)[1]), (np.inf, flows.best(FLOW, 2 * alpha)[1])):
+        score, values = SCORE, []
+        for _ in range(60):
+            values.append(flows.evaluate(FLOW, score, price).matrix)
+            score = alpha * 2 * values[-1][2:]
+        changes = [after - before for before, after in itertools.pairwise(values)]
+        np.testing.assert_allclose(values[-1], limit.matrix, atol=1e-5)
+        if price == alpha:
+            assert min(np.linalg.eigvalsh(change).min() for change in changes) > -1e-9
+        else:
+            assert min(np.trace(change) for change in changes) < -0.5
 
 
 def test_the_constructed_score_is_turned_in_its_ball_only():
