@@ -190,7 +190,7 @@ def linear(score: np.ndarray) -> Field:
 def simulate(
     flow: Flow, field: Field, starts: np.ndarray, time: float, after: Quadratic, max_step: float = np.inf
 ) -> np.ndarray:
-    """Values `[N]` of a field from `starts` `[N, S + A]`, without noise, by integration to 1e-11.
+    """Values `[N]` of a field from `starts` `[N, S + A]`, without noise, by integration to 1e-10.
 
     Args:
       time: after which a path is worth exp(-rho time) `after`, that is, where it no longer meets what is not linear.
@@ -205,7 +205,7 @@ def simulate(
 
     begin = np.concatenate([np.ravel(starts), np.zeros(shape[0])])
     solved = scipy.integrate.solve_ivp(
-        velocity, (0.0, time), begin, "DOP853", (time,), rtol=1e-11, atol=1e-13, max_step=max_step
+        velocity, (0.0, time), begin, "DOP853", (time,), rtol=1e-10, atol=1e-12, max_step=max_step
     )
     last = solved.y[:, -1]
     return last[-shape[0] :] + np.exp(-flow.rate * time) * after.value(last[: -shape[0]].reshape(shape))

@@ -12,6 +12,7 @@ reads them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ PROCESS = Process(
     0.9,
 )
 COURSE = Course(PROCESS, 0.4)
-"""The best policy's actions lie within the agents' bounds at 98 % of these states."""
+"""The best policy's actions lie within the agents' bounds at 98.6 % of these states."""
 NETWORKS: dict[str, Any] = {
     "hidden_sizes": (64, 64),
     "time_hidden_sizes": (32,),
@@ -53,7 +54,7 @@ NETWORKS: dict[str, Any] = {
     "target_rate": 0.01,
     "action_noise": 0.0,
 }
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[str, dict[str, float]]] = {
     "qsm, scale 1": ("qsm", {"score_scale": 1.0}),
     "qsm, scale 50": ("qsm", {"score_scale": 50.0}),
     "qsm-clean": ("qsm-clean", {}),
@@ -81,14 +82,19 @@ class Options:
 class Study(NamedTuple):
     """One agent and what is asked of it, compiled."""
 
+    init: Any  # key -> state
     learn: Any  # state, update -> state after `evaluation_interval` more
     fit: Any  # state -> states `[N, S]` and the policy's actions `[N, A]`
     measure: Any  # state, the exact Q -> cosines by kind of action, and of the critic's gradient with the exact one
     value: Any  # state -> the policy's return
 
 
-def study(agent: Any, options: Options) -> Study:
-    """The programs of `agent`."""
+@functools.cache
+def study(name: str, has_exact_critic: bool, options: Options) -> Study:
+    """The programs of agent `name`, which serve any value of its hyperparameters."""
+    agent: Any = agents.make_agent(name, 2, 2, **NETWORKS)
+    if has_exact_critic:
+        agent = alignment.with_quadratic_critic(agent)
     key = jax.random.key(options.seed + 1)
     squashes = hasattr(agent, "sample_unsquashed")
 
@@ -122,6 +128,7 @@ def study(agent: Any, options: Options) -> Study:
         return cosines, alignment.cosine(learned, gradient)
 
     return Study(
+        jax.jit(agent.init),
         jax.jit(lambda state, first: COURSE.learn(agent, state, key, first, options.evaluation_interval)),
         jax.jit(fit),
         jax.jit(measure),
@@ -132,10 +139,10 @@ def study(agent: Any, options: Options) -> Study:
 def follow(variant: str, has_exact_critic: bool, options: Options) -> tuple[list[Any], list[Any]]:
     """Trains one agent; rows of cosines and rows of policies, at the checkpoints."""
     name, chosen = VARIANTS[variant]
-    agent: Any = agents.make_agent(name, 2, 2, **NETWORKS, **chosen)
-    if has_exact_critic:
-        agent = alignment.with_quadratic_critic(agent)
-    programs, state = study(agent, options), jax.jit(agent.init)(jax.random.key(options.seed))
+    programs = study(name, has_exact_critic, options)
+    state = programs.init(jax.random.key(options.seed))
+    hyper = {option: jnp.asarray(value, jnp.float32) for option, value in chosen.items()}
+    state = state._replace(hyperparameters=state.hyperparameters | hyper)
     best, spread = linear_quadratic.best(PROCESS), COURSE.spread**2 * np.eye(2)
     best_value = linear_quadratic.evaluate(PROCESS, best).value.mean(spread)
     angles, policies = [], []
@@ -208,7 +215,7 @@ def draw(rows: list[dict[str, Any]], policies: list[dict[str, Any]], path: Path)
             axes[2, column].set_yticks([-20, -10, -5, -2, -1], ["-20", "-10", "-5", "-2", "-1"])
             axes[2, column].minorticks_off()
         for line in range(2):
-            axes[line, 0].set_ylabel("cosine of score and ∇Q")
+            axes[line, 0].set_ylabel("cosine of score and exact ∇Q")
         axes[2, 0].set_ylabel("discounted return")
         axes[2, 0].legend(fontsize=9)
         axes[0, 0].legend(fontsize=9, loc="lower right", ncols=2)

@@ -71,15 +71,15 @@ class Options:
 def balls(seed: int) -> list[dict[str, Any]]:
     """Values before and after the construction of Theorem 4.1, at its center and at starts all over its ball."""
     value, rng = flows.evaluate(FLOW, SCORE), np.random.default_rng(seed)
-    directions = rng.normal(size=(200, 4))
-    directions *= rng.uniform(size=(200, 1)) ** 0.25 / np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = rng.normal(size=(100, 4))
+    directions *= rng.uniform(size=(100, 1)) ** 0.25 / np.linalg.norm(directions, axis=1, keepdims=True)
     speed = float(np.linalg.norm(np.concatenate([FLOW.drift, SCORE]) @ CENTER))
     rows = []
     for radius in RADII:
         starts = np.concatenate([CENTER[None], CENTER + radius * directions])
         bump = flows.Bump(FLOW, SCORE, CENTER, radius)
         # Far longer than it takes to leave the ball; the path runs down to the origin, and does not come back.
-        time = min(15.0, 25 * radius / speed)
+        time = min(15.0, 15 * radius / speed)
         after = flows.simulate(FLOW, bump.field(), starts, time, value, radius / speed / 4)
         change = after - value.value(starts)
         rows.append(

@@ -165,7 +165,7 @@ def test_the_noised_score_is_that_of_a_known_density():
 
 def test_cosines_before_a_tanh_are_by_the_unsquashed_action():
     agent, rng = make("qsm-clean"), np.random.default_rng(1)
-    observation, clean = (jnp.asarray(0.3 * rng.normal(size=(32, 2)), jnp.float32) for _ in range(2))
+    observation, clean = (jnp.asarray(0.3 * rng.normal(size=(12, 2)), jnp.float32) for _ in range(2))
     tau = jnp.asarray(0.05)
     gradient = jax.vmap(jax.grad(exact, argnums=1))
 
