@@ -79,3 +79,17 @@ def test_the_sampler_draws_from_the_stationary_density():
 def test_a_coarse_grid_is_refused():
     with pytest.raises(ValueError, match=r"the grid's spacing is 0\.01; it must be at most half of"):
         line.stationary(lambda x: -x, GRID, 1e-4)
+
+
+def test_what_a_step_takes_beyond_the_ends_stays_there():
+    """As the sampler's bound has it: shares of the chains at both ends of [-0.5, 0.5] under a drift to the right."""
+    grid, step, chains = np.linspace(-0.5, 0.5, 101), 0.09, 20_000
+    found = line.stationary(lambda x: 1.5 + 0 * x, grid, step)
+    draw = jax.jit(lambda u, key: boltzmann.langevin(lambda u: 1.5 + 0 * u, u, key, jnp.full(60, step), 0.5))
+    drawn = np.asarray(draw(jnp.zeros((chains, 1)), jax.random.key(0)))
+    weights = found / found.sum()
+    for end, expected in ((-0.5, weights[0]), (0.5, weights[-1])):
+        assert 0.05 < expected < 0.6
+        # Half a cell on the inner side of the end counts to it.
+        share = (np.abs(drawn - end) <= 0.005).mean()
+        assert share == pytest.approx(expected, abs=4 * np.sqrt(expected / chains))
