@@ -1,9 +1,11 @@
-"""The options of a script beside the `qsm` command: read, refused and explained as those of a command."""
+"""What scripts beside the `qsm` command share: options read and refused as those of a command, and tables written."""
 
 from __future__ import annotations
 
+import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from qsm.base.errors import UserError
@@ -28,3 +30,13 @@ def read_arguments(
         output.complain(f"error: {error}")
         raise SystemExit(MISTAKE) from error
     return given | {"options": given["script"]}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV file of `rows`, which have the same columns; numbers to six digits, None as nothing."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()})
+    print(f"written to {path}")
