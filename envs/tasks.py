@@ -29,6 +29,9 @@ RECORDED_NAMES = tuple(
 GRIDWORLD_NAMES = ("gridworld-open", "gridworld-rooms", "gridworld-cliff")
 """Names of the mazes of `envs.gridworld`, which are stepped on the host as dm_control's tasks are."""
 
+SUITE_RETURN, GRIDWORLD_RETURN = 1000.0, 1.0
+"""The most that an episode yields: a reward of up to 1 at each of 1,000 steps, and 1 for the goal of a maze."""
+
 BACKENDS = ("dm_control", "mjx")
 """Simulators: on the CPU, dm_control and the gridworlds; on the accelerator, MuJoCo Playground's tasks."""
 
@@ -97,6 +100,11 @@ def task_names(backend: str = "dm_control") -> tuple[str, ...]:
     except importlib.metadata.PackageNotFoundError:  # on a machine for mjx alone
         is_recorded = True
     return (*(RECORDED_NAMES if is_recorded else suite_task_names()), *GRIDWORLD_NAMES)
+
+
+def full_return(task: str) -> float:
+    """The most that an episode of `task` yields, by which returns are divided where they are compared as shares."""
+    return GRIDWORLD_RETURN if task in GRIDWORLD_NAMES else SUITE_RETURN
 
 
 def suite_task_names() -> tuple[str, ...]:

@@ -36,7 +36,7 @@ ROOMS = {
     "training": LEARNING | {"learning", "loops", "record", "checkpoints"},
     "speed": LEARNING | {"learning", "loops", "record", "checkpoints"},
     "bench": REGISTRY | TASKS | {"base", "options", "record"},
-    "report": REGISTRY | {"base", "options", "record"},
+    "report": REGISTRY | TASKS | {"base", "options", "record"},
     "command": REGISTRY
     | TASKS
     | {"base", "options", "devices", "record", "checkpoints", "policies", "training", "bench", "report"},

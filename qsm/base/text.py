@@ -16,6 +16,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def decimal(value: float) -> str:
+    """A return or a rate as a person reads it: `624.3`, `8.31` or `0.07`."""
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def duration(seconds: float) -> str:
     """A rough duration: `40 s`, `12 min`, `3 h 20 min` or `4 d 3 h`."""
     if seconds < 59.5:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from qsm.base.text import decimal
 from qsm.bench.engines import Engine
 from qsm.bench.grid import Cell, Grid, Job, check_options, check_writable
 from qsm.bench.view import GridView
@@ -117,7 +118,7 @@ def print_whole(view: GridView, console: Console) -> None:
 def ended(cell: Cell, view: GridView) -> str:
     """A line on a cell whose training has ended."""
     one = view.progress[cell]
-    said = "finished" if one.last_return is None else f"finished with a return of {one.last_return:.1f}"
+    said = "finished" if one.last_return is None else f"finished with a return of {decimal(one.last_return)}"
     said = said if one.state == "finished" else f"{one.state}: {one.reason}" if one.reason else one.state
     return f"{cell.id.task} {cell.id.label} seed {cell.id.seed} {said} ({view.summary()})"
 

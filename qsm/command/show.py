@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsm.base.errors import UserError
+from qsm.base.text import decimal
 from qsm.command.start import start_jax
 from qsm.command.train import agent_table, preset_table
 from qsm.command.versions import check_versions
@@ -21,6 +22,7 @@ from qsm.options.commands import (
     TasksOptions,
 )
 from qsm.options.parser import Parser, Positional
+from qsm.record.find import load_run
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -34,8 +36,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     )
     given = parser.parse(arguments)
     run, options = given["run"], given["evaluation"]
-    if not run.is_dir():
-        raise UserError(f"No run in '{run}'. Give the folder of a run, such as {example}")
+    load_run(run)  # a path that is no run is told before JAX is loaded
     start_jax()
     from qsm.checkpoints.selection import Which
     from qsm.policies.play import play
@@ -46,7 +47,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     )
     width = max(map(len, result), default=0)
     for name, value in result.items():
-        print(f"{name:{width}}  {f'{value:.1f}' if isinstance(value, float) else value}")
+        print(f"{name:{width}}  {decimal(value) if isinstance(value, float) else value}")
     return 0
 
 
@@ -59,6 +60,7 @@ def export(arguments: Sequence[str]) -> int:
         positionals=[Positional("run", "Folder of the run.", Path)],
     )
     given = parser.parse(arguments)
+    load_run(given["run"])
     start_jax()
     from qsm.checkpoints.selection import Which
     from qsm.policies.export import export as write

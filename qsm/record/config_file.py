@@ -64,15 +64,25 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """`field is X there and Y here` for each field that differs, in the order of the fields."""
-    old, new = flatten(there), flatten(here)
+    """`--option is X there and Y here` for each that differs, in their order; of two agents, not their options."""
+    is_other = there.get("agent") != here.get("agent")
+    old, new = (
+        flatten({key: value for key, value in one.items() if not (is_other and key == "agent_config")})
+        for one in (there, here)
+    )
     absent = object()
 
     def show(value: Any) -> str:
         return "not set" if value is absent else json.dumps(value)
 
     pairs = ((name, old.get(name, absent), new.get(name, absent)) for name in dict.fromkeys([*old, *new]))
-    return [f"{name} is {show(a)} there and {show(b)} here" for name, a, b in pairs if a != b]
+    return [f"{_as_option(name)} is {show(a)} there and {show(b)} here" for name, a, b in pairs if a != b]
+
+
+def _as_option(name: str) -> str:
+    """A field as it is given on a command line, where it is: `run_config.log_interval` is `--log-interval`."""
+    group, _, field = name.partition(".")
+    return f"--{field.replace('_', '-')}" if group in ("agent_config", "run_config") else name
 
 
 def read_config(path: Path) -> dict[str, Any]:

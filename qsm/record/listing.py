@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qsm.base.errors import UserError, printable
+from qsm.base.text import decimal
 from qsm.options.saved import check_saved
 from qsm.record.find import find_runs, load_run
 from qsm.record.status import read_progress, read_status
@@ -45,7 +46,7 @@ def _row(path: Path) -> Row:
         str(run_id.seed),
         run_id.backend,
         "" if progress.state == "not begun" else _share(progress.step, run.config["run_config"].get("steps")),
-        "" if last is None else f"{last:.1f}",
+        "" if last is None else decimal(last),
         progress.describe() + _fault(run.config),
         str(path),
     )

@@ -48,6 +48,11 @@ def _curve(
     return drawn
 
 
+def _bottom(values: Iterable[float]) -> float:
+    """Where an axis of returns begins: at 0, or lower where a value is (a maze has traps that cost 1)."""
+    return min([0.0, *(value for value in values if np.isfinite(value))])
+
+
 def _label(agent: str, found: Estimate) -> str:
     return agent if found.has_interval else f"{agent} (no interval)"
 
@@ -86,7 +91,9 @@ def learning_curves(
         theirs.append(_published(axes, name, curves, last, place))
         rows += _published_rows(task, name, curves)
     axes.set(title=task, ylabel="return")
-    axes.set_ylim(0, None)
+    axes.set_ylim(
+        _bottom(r for one in comparison.results if one.task == task for r in one.returns.values()), None
+    )
     step_axis(axes, last)
     legend_below(figure, ours, theirs)
     return figure, rows
@@ -169,11 +176,13 @@ def aggregates(comparison: Comparison) -> tuple[Figure, Rows]:
             rows.append({"agent": agent, "statistic": name} | _numbers(found))
         axes.set_title(name + (" (lower is better)" if name == "optimality gap" else ""), fontsize=10)
         axes.set_yticks(range(len(agents)), agents)
-        axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.5, 1])
         axes.set_ylim(len(agents) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-    figure.supxlabel(f"return / 1000 at step {comparison.step:,}", fontsize=10)
+    # All panels share it; the optimality gap is above 1 where scores are below 0.
+    ends = [row[end] for row in rows for end in ("value", "low", "high") if np.isfinite(row[end])]
+    axes.set_xlim(_bottom(ends), max([1.0, *ends]))
+    figure.supxlabel(f"{comparison.score_name} at step {comparison.step:,}", fontsize=10)
     return figure, rows
 
 
@@ -211,8 +220,8 @@ def sample_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
         for i, step in enumerate(steps):
             row = {"agent": agent, "step": int(step), "iqm": found.value[i], "low": found.low[i]}
             rows.append(row | {"high": found.high[i]})
-    axes.set(ylabel="IQM of return / 1000")
-    axes.set_ylim(0, 1)
+    axes.set(ylabel=f"IQM of {comparison.score_name}")
+    axes.set_ylim(_bottom(row[end] for row in rows for end in ("iqm", "low")), 1)
     step_axis(axes, last)
     legend_below(figure, lines)
     return figure, rows
@@ -243,9 +252,9 @@ def time_efficiency(comparison: Comparison) -> tuple[Figure, Rows]:
         for i, step in enumerate(shared):
             row = {"agent": agent, "step": int(step), "hours": spent[i], "iqm": found.value[i]}
             rows.append(row | {"low": found.low[i], "high": found.high[i]})
-    axes.set(xlabel=f"{unit} of training and evaluation", ylabel="IQM of return / 1000")
+    axes.set(xlabel=f"{unit} of training and evaluation", ylabel=f"IQM of {comparison.score_name}")
     axes.set_xlim(0, None)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(_bottom(row[end] for row in rows for end in ("iqm", "low")), 1)
     legend_below(figure, lines)
     return figure, rows
 
@@ -263,7 +272,10 @@ def profile(comparison: Comparison) -> tuple[Figure, Rows]:
         for i, threshold in enumerate(thresholds):
             row = {"agent": agent, "threshold": float(threshold), "share": found.value[i]}
             rows.append(row | {"low": found.low[i], "high": found.high[i]})
-    axes.set(xlabel=f"score τ (return / 1000 at step {comparison.step:,})", ylabel="share of runs above τ")
+    axes.set(
+        xlabel=f"score τ ({comparison.score_name} at step {comparison.step:,})",
+        ylabel="share of runs above τ",
+    )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     legend_below(figure, lines)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from agents import AGENTS, Family
+from envs.tasks import full_return
 from qsm.base.errors import UserError
 from qsm.base.files import read_json
 from qsm.base.text import count
@@ -18,9 +19,6 @@ from qsm.record.find import find_runs, load_run
 from qsm.record.status import read_progress
 from qsm.record.tables import read_csv
 from qsm.report.intervals import common_curve
-
-FULL_RETURN = 1000.0
-"""The most that an episode of the suite yields: returns are divided by it where tasks are put together."""
 
 
 class Result(NamedTuple):
@@ -213,14 +211,22 @@ class Comparison:
         agents = self.compared
         return [task for task in self.tasks if agents and all(len(self.scores(task, a)) for a in agents)]
 
+    @property
+    def score_name(self) -> str:
+        """What returns are where tasks are put together: divided by the most that an episode of their task yields."""
+        most = {full_return(task) for task in self.common_tasks()}
+        if len(most) > 1:
+            return "return / most of its task"
+        return "return" if most == {1.0} else f"return / {most.pop():.0f}"
+
     def normalized(self, agent: str) -> dict[str, np.ndarray]:
-        """Scores in [0, 1] by common task."""
-        return {task: self.scores(task, agent) / FULL_RETURN for task in self.common_tasks()}
+        """Scores, 1 at most, by common task."""
+        return {task: self.scores(task, agent) / full_return(task) for task in self.common_tasks()}
 
     def normalized_curves(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Steps `[K]` that all runs with a score share, and their scores in [0, 1] by common task, `[n, K]`."""
+        """Steps `[K]` that all runs with a score share, and their scores, 1 at most, by common task, `[n, K]`."""
         steps, curves = self._curves(agent, lambda one: one.returns)
-        return steps, {task: values / FULL_RETURN for task, values in curves.items()}
+        return steps, {task: values / full_return(task) for task, values in curves.items()}
 
     def hours(self, agent: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """As `normalized_curves`, of the hours up to the end of each evaluation."""

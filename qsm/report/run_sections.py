@@ -26,7 +26,8 @@ def speed(page: Page, comparison: Comparison) -> str:
     rows = []
     for row in numbers:
         median, shortest, longest = (show_hours(row[name]) for name in ("hours", "shortest", "longest"))
-        spent = f"{median} ({shortest} to {longest})" if row["timed"] else MISSING
+        spread = f" ({shortest} to {longest})" if row["timed"] > 1 else ""
+        spent = f"{median}{spread}" if row["timed"] else MISSING
         rows.append(
             [row["agent"], row["hardware"], str(row["runs"]), f"{row['steps_per_second']:.0f}", spent]
         )

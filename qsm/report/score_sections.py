@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.tasks import full_return
 from qsm.report import figures
 from qsm.report.page import MISSING, Page, table
 from qsm.report.reference import COUNTERPARTS, FLOOR_STEP, SEEDS, Reference, beside, floor_of, has_points
@@ -60,7 +61,9 @@ def scores(page: Page, comparison: Comparison) -> str:
         for agent in comparison.agents:
             scores = comparison.scores(task, agent)
             number = f"{len(scores)}" if len(scores) == expected else f"{len(scores)} of {expected}"
-            cells.append(f"{_mean(scores)} ({number})" if len(scores) else f"{MISSING} (0 of {expected})")
+            cells.append(
+                f"{_mean(scores, task)} ({number})" if len(scores) else f"{MISSING} (0 of {expected})"
+            )
         rows.append(cells)
     raw = [
         {"task": one.task, "agent": one.agent, "seed": one.seed, "step": step, "return": value}
@@ -72,8 +75,10 @@ def scores(page: Page, comparison: Comparison) -> str:
     return table(["task", *comparison.agents], rows) + f"<p>{text} {link}</p>"
 
 
-def _mean(scores: np.ndarray) -> str:
-    return f"{np.mean(scores):.0f}" + (f" ± {np.std(scores, ddof=1):.0f}" if len(scores) > 1 else "")
+def _mean(scores: np.ndarray, task: str) -> str:
+    decimals = 0 if full_return(task) >= 100 else 2
+    mean = f"{np.mean(scores):.{decimals}f}"
+    return f"{mean} ± {np.std(scores, ddof=1):.{decimals}f}" if len(scores) > 1 else mean
 
 
 def floors(page: Page, comparison: Comparison, published: Sequence[Reference]) -> str:
@@ -101,7 +106,9 @@ def floors(page: Page, comparison: Comparison, published: Sequence[Reference]) -
             number |= {"published_mean": point.mean, "published_std": point.std}
             number |= {"published_seeds": point.seeds, "action_repeat": one.action_repeat}
         numbers.append(number | {"verdict": verdict})
-        there = f"{_mean(ours)} ({len(ours)} of {len(comparison.seeds)})" if len(ours) else f"{MISSING} (0)"
+        there = (
+            f"{_mean(ours, task)} ({len(ours)} of {len(comparison.seeds)})" if len(ours) else f"{MISSING} (0)"
+        )
         rows.append([task, agent, f"{step:,}", there, low, verdict, source])
     if not rows:
         return f"<p>Neither {' nor '.join(COUNTERPARTS)} is among the agents.</p>"

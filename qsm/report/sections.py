@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from envs.tasks import GRIDWORLD_RETURN, full_return
 from qsm.base.errors import UserError
 from qsm.base.text import count
 from qsm.base.version import __version__
@@ -81,11 +82,22 @@ def _head(results: Sequence[Result]) -> tuple[str, str]:
     collected = datetime.datetime.fromisoformat(now()).strftime("%Y-%m-%d %H:%M %Z")
     return title, (
         f"<p>{count(len(results), 'run')}, collected {html.escape(collected)} by qsm {__version__}. Returns are "
-        "undiscounted means over the episodes of an evaluation; an episode yields at most 1,000. Bands and intervals "
-        f"are percentile intervals (95 %) of the bootstrap over seeds, stratified by task ({RESAMPLES:,} resamples). "
-        "Over tasks, every task weighs the same, however many seeds it has: a run of a task with n seeds has the "
-        "weight 1/n.</p>"
+        f"undiscounted means over the episodes of an evaluation; an episode yields at most {_most(tasks)}. Bands and "
+        f"intervals are percentile intervals (95 %) of the bootstrap over seeds, stratified by task ({RESAMPLES:,} "
+        "resamples). Over tasks, every task weighs the same, however many seeds it has: a run of a task with "
+        "n seeds has the weight 1/n.</p>"
     )
+
+
+def _most(tasks: Iterable[str]) -> str:
+    """The most that an episode yields, of each kind of task."""
+    kinds = {
+        task: "in a gridworld" if full_return(task) == GRIDWORLD_RETURN else "in the suite" for task in tasks
+    }
+    most = {kind: f"{full_return(task):,.0f}" for task, kind in kinds.items()}
+    if len(most) == 1:
+        return next(iter(most.values()))
+    return " and ".join(f"{number} {kind}" for kind, number in sorted(most.items(), reverse=True))
 
 
 def _section(page: Page, comparison: Comparison, published: Sequence[Reference] | None) -> None:

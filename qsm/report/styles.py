@@ -88,10 +88,13 @@ def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 
 def step_axis(axes: Axes, last: float) -> None:
-    """Environment steps from 0 to `last`, in thousands."""
+    """Environment steps from 0 to `last`, in thousands where there are some."""
     last = max(last, 1)
     axes.set_xlim(-0.015 * last, 1.015 * last)  # so that no marker is cut off
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
+    in_thousands = last >= 2_000
+    axes.xaxis.set_major_formatter(
+        lambda value, _: f"{value / 1000:g}k" if value and in_thousands else f"{value:g}"
+    )
     axes.set_xlabel("environment steps")
 
 

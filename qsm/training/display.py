@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from envs.tasks import SUITE_RETURN
 from qsm.base.errors import first_line
 from qsm.base.text import clock_time
 
@@ -26,8 +27,6 @@ RATE_SECONDS = 3.0
 """Time over which the steps per second are averaged."""
 FIRST_RATE_SECONDS = 1.0
 """Time over which they are averaged at first."""
-FULL_RETURN = 1000.0
-"""Return at which an evaluation's bar is full: the most that an episode of the suite can yield."""
 
 
 class Display:
@@ -44,6 +43,7 @@ class Display:
       first_step: environment step at which a resumed run begins.
       clock: seconds that only ever grow.
       quiet: print nothing: another process shows the run.
+      full_return: return at which an evaluation's bar is full.
     """
 
     def __init__(
@@ -55,8 +55,11 @@ class Display:
         first_step: int = 0,
         clock: Callable[[], float] = time.monotonic,
         quiet: bool = False,
+        full_return: float = SUITE_RETURN,
     ) -> None:
         self._total = total_steps
+        self._full_return = full_return
+        self._decimals = 1 if full_return >= 100 else 2
         self._header = dict(header)
         self._console = console or Console()
         self._console.quiet = self._console.quiet or quiet
@@ -132,8 +135,9 @@ class Display:
         self._rows += 1
         minutes = f"{(self._clock() - self._began) / 60:.1f}"
         sign = "±" if self._unicode else "+-"
-        scores = f"{mean:.1f} {sign} {std:5.1f}"
-        best = f"{self._best:.1f}" if math.isfinite(self._best) else ""
+        decimals = self._decimals
+        scores = f"{mean:.{decimals}f} {sign} {std:5.{decimals}f}"
+        best = f"{self._best:.{decimals}f}" if math.isfinite(self._best) else ""
         style = "green" if improved else ""
         self._print(self._row(f"{step:,}", scores, self._gauge(mean), best, minutes, style))
 
@@ -162,9 +166,9 @@ class Display:
         return (" · " if self._unicode else " | ").join(parts)
 
     def _gauge(self, value: float) -> str:
-        """A bar from 0 to `FULL_RETURN`, as wide as the terminal leaves room for."""
+        """A bar from 0 to the full return, as wide as the terminal leaves room for."""
         width = min(40, self._console.width - 49) if self._wide else max(10, self._console.width - 33)
-        share = 0.0 if math.isnan(value) else min(max(value / FULL_RETURN, 0.0), 1.0)
+        share = 0.0 if math.isnan(value) else min(max(value / self._full_return, 0.0), 1.0)
         if not self._unicode:
             return ("#" * round(share * width)).ljust(width, ".")
         eighths = round(share * width * 8)
@@ -182,7 +186,7 @@ class Display:
         return Text.assemble(f"{step:>11}  ", f"{scores:>15}  ", (gauge, style), end)
 
     def _scale(self, width: int) -> str:
-        return "0" + f"{FULL_RETURN:.0f}".rjust(width - 1)
+        return "0" + f"{self._full_return:.0f}".rjust(width - 1)
 
     def detail(self, text: str) -> None:
         """Writes what only the log has room for."""

@@ -35,7 +35,7 @@ def unfinished(members: Sequence[Member], agent: str, task: str, launch: LaunchO
                 if finished[i]:
                     print(
                         f"{member.path} is finished ({member.config.steps:,} steps); nothing to do. "
-                        f"Look at it with: qsm eval {member.path}"
+                        f"Look at it with: qsm eval {member.path}, or go on with more --steps and --extend-steps"
                     )
     # Decided by the process that writes: the others might still see the disk as it was.
     finished = processes.broadcast_from_writer(finished)

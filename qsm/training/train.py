@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from envs.tasks import full_return
 from qsm.base.text import shorten
 from qsm.devices import compilation_cache, processes, runtime
 from qsm.learning.build import SIMULATORS, Simulators
@@ -59,7 +60,7 @@ def train(
     with contextlib.ExitStack() as stack:
         group = open_group(stack, members, agent_name, task, launch, command, warnings.append)
         start = resume(group, built.loop)
-        display = stack.enter_context(_display(group, built, start, agent_name, f"{task} ({launch.backend})"))
+        display = stack.enter_context(_display(group, built, start, agent_name, task, launch.backend))
         for line in warnings:
             display.warn(line)
         session = Session(group, built.loop, display)
@@ -91,15 +92,21 @@ def _drive(session: Session, start: Start, stop_signal: Callable[[], int]) -> Ou
         raise
 
 
-def _display(group: Group, built: GroupLoop, start: Start, agent: str, task: str) -> Display:
+def _display(group: Group, built: GroupLoop, start: Start, agent: str, task: str, backend: str) -> Display:
     header = {
         "agent": agent,
-        "task": task,
+        "task": f"{task} ({backend})",
         "runs": shorten([member.label for member in group.members]),
         "device": f"{jax.devices()[0].device_kind} ({built.devices})",
         "memory": built.memory,
         "folder": shorten([str(run.path) for run in group.runs], 1),
     }
     log = open_log(*(run.log for run in group.runs)) if group.is_writer else None
-    steps = group.config.steps
-    return Display(steps, header, log=log, first_step=start.at.step, quiet=not group.is_writer)
+    return Display(
+        group.config.steps,
+        header,
+        log=log,
+        first_step=start.at.step,
+        quiet=not group.is_writer,
+        full_return=full_return(task),
+    )

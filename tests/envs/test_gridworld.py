@@ -9,7 +9,7 @@ import pytest
 
 from envs.api import SimulationError, StepType
 from envs.gridworld import ACTIONS, MOVES, TASKS, Gridworld, GridworldEnvironment, make_env, move_of
-from envs.tasks import GRIDWORLD_NAMES, check_task
+from envs.tasks import GRIDWORLD_NAMES, check_task, full_return
 
 RIGHT, UP, LEFT, DOWN = range(4)
 SMALL = Gridworld.parse(
@@ -57,6 +57,8 @@ def test_every_task_is_a_process_with_a_way_out(task: str):
     assert world.transition.min() >= 0
     assert world.start[world.is_terminal].sum() == 0
     check_task(task)
+    # A goal ends the episode and moves before it pay nothing: no episode yields more than it.
+    assert full_return(task) == world.arrival_reward.max() and world.step_reward == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qsm.base.text import byte_size, clock_time, count, duration, shorten
+from qsm.base.text import byte_size, clock_time, count, decimal, duration, shorten
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,14 @@ def test_shorten_shows_eight_by_default_and_takes_a_separator():
     assert shorten(letters) == "a, b, c, d, e, f, g, h and 2 more"
     assert shorten(letters, 2, "; ") == "a; b and 8 more"
     assert shorten([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.00"), (0.666, "0.67"), (-0.5, "-0.50"), (9.994, "9.99"), (10.0, "10.0"), (-812.34, "-812.3")],
+)
+def test_decimal(value: float, text: str):
+    assert decimal(value) == text
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,7 @@ def test_a_variant_of_other_options_is_refused(tmp_path: Path, capsys: pytest.Ca
     leave(cell, "finished", STEPS)
     words = ["--seeds", "1", "--steps", "1000", "--random-steps", "100", "--out", str(tmp_path), "--agents"]
     line = told([*words, "qsm", "qsm@hot:score_scale=130"], capsys)
-    assert (
-        f"{cell.path} holds a run of other options: agent_config.score_scale is 120.0 there and 130.0" in line
-    )
+    assert f"{cell.path} holds a run of other options: --score-scale is 120.0 there and 130.0" in line
     assert "give the variant another name than 'hot'" in line
     assert cli.main(["bench", "walker-walk", *words, "qsm@hot:score_scale=120", "--dry-run"]) == 0
 

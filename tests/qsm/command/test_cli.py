@@ -23,6 +23,7 @@ from qsm.command import cli
 from qsm.options import kinds
 from qsm.options.commands import OutputOptions
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
+from tests.run_folders import add
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "wandb", "tensorboard", "matplotlib", "numpy")
 TRAIN = ["train", "qsm", "cheetah-run"]
@@ -97,7 +98,8 @@ MISTAKES = {
     "train qsm cheetah-run --num-seeds 2 --run-dir a": "--run-dir is one folder, but there are 2 runs",
     "train qsm x --matmul-precision fp8": "it must be one of float32, tensorfloat32, bfloat16",
     "eval": "RUN is missing. Usage: qsm eval RUN [options]",
-    "eval no/such/run": "No run in 'no/such/run'.",
+    "eval no/such/run": "There is no folder no/such/run",
+    "export no/such/run": "There is no folder no/such/run",
     "eval . --episodes 0": "--episodes is 0; it must be from 1 to 10000",
     "eval . --eval-samples 0": "--eval-samples is 0; it must be from 1 to 4096",
     "eval . --vidoe x.mp4": "Unknown option '--vidoe' of 'qsm eval'. Did you mean '--video'?",
@@ -308,9 +310,10 @@ def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytes
 
     module.play = play  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "qsm.policies.play", module)
-    status, out, _ = qsm("eval", str(tmp_path), "--episodes", "3", "--video", "a.mp4", "--eval-samples", "4")
+    run = add(tmp_path, "qsm", "cheetah-run", 0, {}).path
+    status, out, _ = qsm("eval", str(run), "--episodes", "3", "--video", "a.mp4", "--eval-samples", "4")
     assert status == 0
-    assert calls == [(tmp_path, 3, 0, 4, Path("a.mp4"), None, NEWEST)]
+    assert calls == [(run, 3, 0, 4, Path("a.mp4"), None, NEWEST)]
     assert out == "return_mean  812.3\nepisodes     3\n"
 
 

@@ -49,8 +49,8 @@ def test_every_state_is_told(tmp_path: Path):
     assert damaged[2].startswith("damaged: ") and "\n" not in damaged[2]
     assert shown == {
         "qsm/seed_0": ("2,000 of 2,000 (100%)", "512.3", "finished"),
-        "qsm/seed_1": ("500 of 2,000 (25%)", "3.0", "diverged by step 500: critic/loss is nan"),
-        "qsm/seed_2": ("1,000 of 2,000 (50%)", "7.0", "killed"),
+        "qsm/seed_1": ("500 of 2,000 (25%)", "3.00", "diverged by step 500: critic/loss is nan"),
+        "qsm/seed_2": ("1,000 of 2,000 (50%)", "7.00", "killed"),
         "qsm/seed_3": ("1,500 of 2,000 (75%)", "", "running"),
         "qsm/seed_4": ("", "", "not begun"),
         "qsm@hot/seed_0": ("20 of 2,000 (1%)", "", "interrupted"),

@@ -93,8 +93,8 @@ def test_other_configuration_is_refused_with_fields_and_mend(tmp_path: Path) -> 
     RunDir.create_or_open(tmp_path, config(steps=100_000, replay_ratio="1"))
     before = tree(tmp_path)
     line = refusal(RunDir.create_or_open, tmp_path, config(steps=200_000, replay_ratio="1/2"))
-    assert "run_config.steps is 100000 there and 200000 here" in line
-    assert 'run_config.replay_ratio is "1" there and "1/2" here' in line
+    assert "--steps is 100000 there and 200000 here" in line
+    assert '--replay-ratio is "1" there and "1/2" here' in line
     assert "--name" in line and "--run-dir" in line and str(tmp_path) in line
     assert tree(tmp_path) == before
 
@@ -106,7 +106,16 @@ def test_many_differences_are_counted_and_absent_fields_named(tmp_path: Path) ->
     newer = config()
     newer["agent_config"]["of_the_future"] = 50.0
     line = refusal(RunDir.create_or_open, tmp_path, newer)
-    assert "agent_config.of_the_future is not set there and 50.0 here" in line
+    assert "--of-the-future is not set there and 50.0 here" in line
+
+
+def test_of_another_agent_only_the_agent_is_named(tmp_path: Path) -> None:
+    RunDir.create_or_open(tmp_path, config())
+    other = config()
+    other["agent"], other["agent_config"] = "td3", {"delay": 2}
+    assert 'other options: agent is "qsm" there and "td3" here. Repeat' in refusal(
+        RunDir.create_or_open, tmp_path, other
+    )
 
 
 def test_foreign_folder_is_refused_untouched(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qsm.base.errors import UserError
@@ -17,6 +18,7 @@ from qsm.report import figures, intervals
 from qsm.report.results import Comparison, gather, hours_of
 from qsm.report.run_sections import show_hours
 from qsm.report.sections import report
+from qsm.report.styles import new_figure, step_axis
 from tests.run_folders import STEPS, add, leave_undrawn, line, table
 
 ROOT = Path(__file__).parents[3]
@@ -114,6 +116,45 @@ def test_the_numbers_are_those_of_the_runs(bench: Path, tmp_path: Path) -> None:
     assert (pair["agent"], pair["over"], pair["value"], pair["low"]) == ("qsm", "td3", "1", "")
     speeds = table(out / "data" / "dm_control_speed.csv")
     assert [(row["agent"], row["steps_per_second"]) for row in speeds] == [("qsm", "151"), ("td3", "151")]
+
+
+def test_returns_of_a_maze_are_shares_of_its_goal(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for seed in (0, 1):
+        add(root, "qsm", "gridworld-cliff", seed, line(-0.5))
+        add(root, "qsm", "cheetah-run", seed, line(250))
+    results = gather([root])[0]
+    maze = Comparison([one for one in results if one.task == "gridworld-cliff"])
+    np.testing.assert_array_equal(maze.normalized("qsm")["gridworld-cliff"], [-0.5, -0.5])
+    np.testing.assert_array_equal(maze.normalized_curves("qsm")[1]["gridworld-cliff"][:, -1], [-0.5, -0.5])
+    bars, _ = figures.aggregates(maze)
+    assert bars.get_supxlabel() == "return at step 30,000"
+    assert bars.axes[0].get_xlim() == (-0.5, 1.5)  # the gap to 1 is 1.5
+    for figure, _ in (figures.learning_curves(maze, "gridworld-cliff"), figures.sample_efficiency(maze)):
+        assert figure.axes[0].get_ylim()[0] == -0.5
+
+    both = Comparison(results)
+    _, rows = figures.aggregates(both)
+    assert [row["value"] for row in rows if row["statistic"] == "mean"] == [pytest.approx((0.25 - 0.5) / 2)]
+    assert both.score_name == "return / most of its task"
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("tasks", "most"),
+    [
+        (["cheetah-run"], "1,000"),
+        (["gridworld-open"], "1"),
+        (["cheetah-run", "gridworld-open"], "1,000 in the suite and 1 in a gridworld"),
+    ],
+)
+def test_the_page_says_what_an_episode_yields(tmp_path: Path, tasks: list[str], most: str) -> None:
+    for task in tasks:
+        add(tmp_path / "runs", "sac", task, 0, line(0.75 if "grid" in task else 750))
+    page = report([tmp_path / "runs"], tmp_path / "report").read_text()
+    assert f"an episode yields at most {most}. Bands" in page
+    for task in tasks:
+        assert f"<td>{task}</td><td>{'0.75' if 'grid' in task else '750'} (1)</td>" in page
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -367,6 +408,13 @@ def test_speeds_are_told_apart_by_hardware(tmp_path: Path) -> None:
     ]
     assert "several kinds of hardware" in page
     assert not (tmp_path / "both" / "data" / "dm_control_time_efficiency.csv").exists()
+
+
+@pytest.mark.parametrize(("last", "labels"), [(300, ["0", "150", "300"]), (50_000, ["0", "25k", "50k"])])
+def test_steps_are_in_thousands_where_there_are_some(last: int, labels: list[str]) -> None:
+    _, axes = new_figure(3)
+    step_axis(axes, last)
+    assert axes.xaxis.get_major_formatter().format_ticks([0, last / 2, last]) == labels
 
 
 def test_figures_fit_a_phone_and_no_legend_covers_a_curve(bench: Path) -> None:

@@ -80,6 +80,17 @@ def test_rows_fit_and_bars_rise(width: int) -> None:
     assert all(row.rstrip()[-1] in "█░" for row in rows) == (width < 76)
 
 
+def test_a_maze_s_bar_is_full_at_its_goal() -> None:
+    console = plain()
+    with Display(10, {}, console, full_return=1.0) as display:
+        display.evaluation(0, [0.0, 0.5])
+        display.evaluation(5, [1.0])
+    head, half, full = output(console).splitlines()
+    assert head.split()[2:4] == ["0", "1"]
+    assert half.split()[:4] == ["0", "0.25", "±", "0.25"] and full.split()[-2] == "1.00"
+    assert 4 * half.count("█") == pytest.approx(full.count("█"), abs=4) and "░" not in full
+
+
 def bar(console: Console) -> str:
     """The bar as it was drawn last."""
     return output(console).rstrip().splitlines()[-1]
