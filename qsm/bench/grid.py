@@ -18,7 +18,7 @@ from qsm.options.arguments import to_arguments
 from qsm.options.commands import OutputOptions
 from qsm.options.parser import Parser
 from qsm.options.run import Backend, LaunchOptions, RunConfig
-from qsm.record.config_file import conflicts, is_run, resolved_config
+from qsm.record.config_file import as_option, conflicts, is_run, resolved_config
 from qsm.record.run_id import RunId, check_name
 from qsm.record.status import read_progress
 
@@ -195,9 +195,9 @@ def check_options(progress: Mapping[Cell, Progress]) -> None:
     other = "choose another folder with --out"
     if cell.id.name is not None and all(text.startswith("agent_config.") for text in changed):
         other = f"give the variant another name than '{cell.id.name}'"
+    shown = "; ".join(map(as_option, changed[:SHOWN]))
     raise UserError(
-        f"{cell.path}{others} holds a run of other options: {'; '.join(changed[:SHOWN])}{more}. Repeat its "
-        f"options, or {other}"
+        f"{cell.path}{others} holds a run of other options: {shown}{more}. Repeat its options, or {other}"
     )
 
 

@@ -64,7 +64,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """`--option is X there and Y here` for each that differs, in their order; of two agents, not their options."""
+    """`field is X there and Y here` for each that differs, in their order; of two agents, not their options."""
     is_other = there.get("agent") != here.get("agent")
     old, new = (
         flatten({key: value for key, value in one.items() if not (is_other and key == "agent_config")})
@@ -76,13 +76,14 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
         return "not set" if value is absent else json.dumps(value)
 
     pairs = ((name, old.get(name, absent), new.get(name, absent)) for name in dict.fromkeys([*old, *new]))
-    return [f"{_as_option(name)} is {show(a)} there and {show(b)} here" for name, a, b in pairs if a != b]
+    return [f"{name} is {show(a)} there and {show(b)} here" for name, a, b in pairs if a != b]
 
 
-def _as_option(name: str) -> str:
-    """A field as it is given on a command line, where it is: `run_config.log_interval` is `--log-interval`."""
-    group, _, field = name.partition(".")
-    return f"--{field.replace('_', '-')}" if group in ("agent_config", "run_config") else name
+def as_option(difference: str) -> str:
+    """A line of `differences` with its field as on a command line: `--log-interval` for `run_config.log_interval`."""
+    field, rest = difference.split(" ", 1)
+    group, _, option = field.partition(".")
+    return f"--{option.replace('_', '-')} {rest}" if group in ("agent_config", "run_config") else difference
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from qsm.base.errors import UserError
 from qsm.base.files import read_json, remove_quietly, write_json
 from qsm.record import lock, provenance
-from qsm.record.config_file import continued, differences, is_run, normalized, read_config
+from qsm.record.config_file import as_option, continued, differences, is_run, normalized, read_config
 from qsm.record.run_id import RunId, run_id_at
 from qsm.record.status import State, Status, read_status, write_status
 
@@ -177,7 +177,9 @@ class RunDir:
             mend = "Repeat its options to go on with it, or start another with --name or --run-dir."
             if not extend_steps and not differences(continued(there, config, True), config):
                 mend = "Add --extend-steps to go on with it for longer, or start another with --name or --run-dir."
-            raise UserError(f"{path} holds a run of other options: {'; '.join(changed[:5])}{more}. {mend}")
+            raise UserError(
+                f"{path} holds a run of other options: {'; '.join(map(as_option, changed[:5]))}{more}. {mend}"
+            )
         run = cls(path, goes_on, command)
         if not run.finished:
             probe = path / f".probe.{os.getpid()}.tmp"

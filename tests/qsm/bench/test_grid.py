@@ -73,8 +73,8 @@ def test_a_run_of_other_options_is_refused_before_anything_is_trained(
     ]
     line = told([*same, "--action-repeat", "2", "--replay-ratio", "4"], capsys)
     assert f"{first.path} (one of 2) holds a run of other options: " in line
-    assert 'run_config.replay_ratio is "1" there and "4" here' in line
-    assert "run_config.action_repeat is 1 there and 2 here" in line and "--out" in line
+    assert '--replay-ratio is "1" there and "4" here' in line
+    assert "--action-repeat is 1 there and 2 here" in line and "--out" in line
     # Where it is recorded too is no matter of its numbers.
     for wandb in ("disabled", "online"):
         for seeds, shown in (("2", "all of them finished"), ("3", "2 of them finished")):
@@ -102,7 +102,7 @@ def test_a_run_may_have_fewer_steps_and_where_it_is_finished_more(tmp_path: Path
     leave(extended, "finished", STEPS // 2, STEPS // 2)
     check_options(progress_of_all(grid(tmp_path, 3)))
     leave(shortened, "interrupted", 400, 2 * STEPS)  # `qsm train` would not shorten it
-    with pytest.raises(UserError, match=r"seed_2 .* run_config\.steps is 2000 there and 1000 here"):
+    with pytest.raises(UserError, match=r"seed_2 .* --steps is 2000 there and 1000 here"):
         check_options(progress_of_all(grid(tmp_path, 3)))
 
 

@@ -219,7 +219,7 @@ def test_more_steps_are_an_option_of_their_own(tmp_path: Path) -> None:
     run.write_status("finished", 20_000, 20_000)
     assert run.finished
     line = refusal(RunDir.create_or_open, path, config(steps=50_000))
-    assert "run_config.steps is 20000 there and 50000 here. Add --extend-steps" in line
+    assert "--steps is 20000 there and 50000 here. Add --extend-steps" in line
     before = tree(path)
     for other in (config(steps=50_000, seed=1), config(steps=15_000)):
         assert "Repeat its options" in refusal(RunDir.create_or_open, path, other, (), True)
@@ -267,7 +267,7 @@ def test_every_other_option_is_of_the_run(tmp_path: Path) -> None:
             if name in CHANGEABLE:
                 assert RunDir.examine(tmp_path, other) is not None
             else:
-                assert f"{place}.{name} is" in refusal(RunDir.examine, tmp_path, other)
+                assert f"--{name.replace('_', '-')} is" in refusal(RunDir.examine, tmp_path, other)
 
 
 def test_a_run_of_a_version_without_an_option_goes_on(tmp_path: Path) -> None:
@@ -290,5 +290,5 @@ def test_a_changed_default_does_not_change_a_former_run(
     (tmp_path / "config.json").write_text(json.dumps(older))
     assert load_run(tmp_path).config["run_config"]["eval_episodes"] == 3
     line = refusal(RunDir.create_or_open, tmp_path, config())
-    assert "run_config.eval_episodes is 3 there and 10 here" in line
+    assert "--eval-episodes is 3 there and 10 here" in line
     assert RunDir.create_or_open(tmp_path, config(eval_episodes=3)).config == config(eval_episodes=3)
