@@ -74,6 +74,12 @@ class Description(NamedTuple):
     program: dict | None  # what `NumpyPolicy` runs; None where acting does something that it cannot do
     problem: str  # why there is no program
 
+    def __repr__(self) -> str:
+        """One field a line, of the program only how long it is."""
+        length = len(self.program["block"]["steps"]) if self.program else 0
+        shown = self._asdict() | {"program": f"<{length} operations>" if self.program else None}
+        return "\n".join(f"{name}: {value}" for name, value in shown.items())
+
 
 # ---- The file ----------------------------------------------------------------------------------------------------
 

@@ -198,6 +198,7 @@ def _interval(axes: Axes, place: float, found: Estimate, style: Style) -> None:
         markersize=6,
         markerfacecolor=face,
         zorder=3,
+        clip_on=False,  # a value at the end of the axis has a whole marker
     )
 
 

@@ -150,6 +150,8 @@ def test_the_file_says_what_the_simulator_takes_and_gives(policy: Policy | Numpy
     said = policy.description
     assert (said.task, said.step, said.return_mean) == ("probe-walk", 1200, 87.5)
     assert said.observation == [["position", 3], ["height", 1], ["velocity", 1]]
+    shown = repr(said)
+    assert "task: probe-walk\n" in shown and "operations>" in shown and "dot_general" not in shown
     np.testing.assert_array_equal(policy.action_low, [-1.0, -2.0])
     np.testing.assert_allclose(
         policy.scale([[-1, -1], [0, 0], [1, 1], [0.5, 9]]), [[-1, -2], [0.05, 1], [1.1, 4], [0.575, 4]]

@@ -53,6 +53,7 @@ class Run:
         path: Path,
         at_step: Callable[[int], None] = lambda step: None,
         end_process: Callable[[int], Any] = os._exit,
+        task: str = "probe",
         **changes: Any,
     ) -> Outcome:
         """Trains in `path`; `at_step` is called in the environment of training."""
@@ -64,7 +65,7 @@ class Run:
             return self.made[-1]
 
         runs = [Member(AgentConfig(), options(**changes), path, "seed 0")]
-        return train("tally", "probe", runs, simulators=Simulators(make), end_process=end_process)
+        return train("tally", task, runs, simulators=Simulators(make), end_process=end_process)
 
 
 @pytest.fixture
@@ -112,6 +113,14 @@ def test_a_finished_run_is_left_alone(run: Run, tmp_path: Path, capsys: pytest.C
     assert f"{path} is finished (10 steps); nothing to do." in capsys.readouterr().out
     assert sum(task.num_steps for task in run.made[number:]) == 0
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(("task", "full"), [("gridworld-open", "1"), ("walker-run", "1000")])
+def test_the_bar_of_returns_ends_at_the_most_of_the_task(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, full: str
+):
+    run(tmp_path / "run", task=task)
+    assert ["step", "return", "0", full] in [row.split()[:4] for row in capsys.readouterr().out.splitlines()]
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(
