@@ -36,7 +36,7 @@ def fill(grid: Grid, engine: Engine, console: Console, seeds_together: int = 1, 
     jobs = grid.jobs([cell for cell in grid.cells if view.progress[cell].state != "finished"], seeds_together)
     if jobs:
         check_writable(grid.folder)
-    console.print(announcement(grid, jobs, engine.jobs))
+    console.print(announcement(grid, jobs, engine.jobs), highlight=False)
     if dry_run:
         print_whole(view, console)
         return 0

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from qsm.base.text import duration
+from qsm.base.text import decimal, duration
 from qsm.bench.engines import Outcome, was_preempted
 from qsm.bench.grid import Cell, Job, progress_of
 
@@ -175,7 +175,7 @@ class GridView:
         return text + (f", about {duration(left)} left" if left else "")
 
     def _text(self, cell: Cell, rates: bool = True) -> Text:
-        """`612` finished with that return; `41% 250/s` under way; `41%` stopped; `failed`; `-` not begun.
+        """`612` or `0.84` finished with that return; `41% 250/s` under way; `41%` stopped; `failed`; `-` not begun.
 
         Args:
           rates: whether those under way are shown with theirs.
@@ -183,10 +183,15 @@ class GridView:
         one = self.progress[cell]
         share = f"{min(one.step / self.steps, 1):.0%}"
         if one.state == "finished":
-            return Text("done" if one.last_return is None else f"{one.last_return:.0f}", style="bold")
+            return Text("done" if one.last_return is None else _return(one.last_return), style="bold")
         if one.state == "running":
             rate = self.rate(cell) if rates else None
             return Text(share if rate is None else f"{share} {rate:.0f}/s", style="cyan")
         if one.state == "failed":
             return Text("failed", style="red")
         return Text("-" if one.state == "missing" and one.step == 0 else share, style="dim")
+
+
+def _return(value: float) -> str:
+    """`612`, or `0.84` where it is small, as in a gridworld."""
+    return decimal(value) if abs(value) < 10 else f"{value:.0f}"

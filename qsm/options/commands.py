@@ -208,7 +208,7 @@ class ProtocolOptions:
     num_envs: int | None = None
     """Environments stepped together for each seed; one on dm_control."""
     action_repeat: int | None = None
-    """Control steps for which each action is held."""
+    """Control steps for which each action is repeated."""
 
     def given(self) -> dict[str, int | str]:
         """Those that are not left to `qsm train`."""

@@ -43,7 +43,7 @@ def test_the_view_knows_rates_and_the_time_left(tmp_path: Path) -> None:
     console = Console(width=100, file=io.StringIO())
     console.print(view.whole(console))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "7" in shown and "40% 20/s" in shown
+    assert "7.00" in shown and "40% 20/s" in shown
     view.end(Outcome(jobs[0], 1, "no disk"))
     assert view.progress[found[1]].state == "failed" and view.count("failed") == 1
     assert filling.ended(found[1], view).startswith("walker-walk sac seed 1 failed: no disk")

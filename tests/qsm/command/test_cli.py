@@ -399,6 +399,8 @@ def test_devices_that_cannot_be_used_are_told_of_in_one_line(qsm, line: str, rea
         ("train qsm x --steps 0", 2),
         ("train sca x", 2),
         ("trian", 2),
+        ("eval no/such/run", 2),
+        ("export no/such/run", 2),
     ],
 )
 def test_help_and_slips_load_nothing_heavy(line: str, status: int):
