@@ -44,9 +44,10 @@ def test_there_are_commands_on_the_pages():
 
 @pytest.mark.parametrize(("page", "line"), FOUND, ids=lambda value: str(value)[:60])
 def test_commands_on_the_pages_are_taken(
-    page: Path, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of `train` and `bench` with names of agents, tasks and suites, too."""
+    monkeypatch.chdir(tmp_path)  # away from runs that somebody has in the checkout
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)]
     if words[0] in ("train", "bench") and not {"--help", "ray"} & set(words):
         words.append("--dry-run")

@@ -214,7 +214,7 @@ class Comparison:
     @property
     def score_name(self) -> str:
         """What returns are where tasks are put together: divided by the most that an episode of their task yields."""
-        most = {full_return(task) for task in self.common_tasks()}
+        most = {full_return(task) for task in self.common_tasks() or self.tasks}
         if len(most) > 1:
             return "return / most of its task"
         return "return" if most == {1.0} else f"return / {most.pop():.0f}"
