@@ -144,6 +144,7 @@ def draw_cost(axes: Axes, found: list[Variant], colors: dict[Any, Any], symbol: 
     )
     axes.set(xlabel=symbol, ylabel="updates a second", title="cost")
     axes.grid(axis="x", visible=False)
+    axes.set_axisbelow(True)
     axes.margins(y=0.12)
 
 
@@ -184,7 +185,8 @@ def rows_of(found: list[Variant], option: str) -> list[dict[str, Any]]:
             }
             numbers = returns.mean(), returns.min(), returns.max(), one.updates_per_second
             names = ("return_mean", "return_low", "return_high", "updates_per_second")
-            rows.append(row | {name: f"{number:.5g}" for name, number in zip(names, numbers, strict=True)})
+            cells = ("" if np.isnan(number) else f"{number:.5g}" for number in numbers)
+            rows.append(row | dict(zip(names, cells, strict=True)))
     return rows
 
 

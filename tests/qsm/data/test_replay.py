@@ -192,8 +192,9 @@ def test_rewards_of_one_add_up_to_a_geometric_series(n_step: int, end: str):
         *(Row(i, MID, 1, 1) for i in range(1, 7)),
         Row(7, LAST, 1, int(end == "truncated")),
     ]
-    found = drawn(sample(filled([rows]), n_step))
-    assert {start for _, start, *_ in found} == set(range(7))
+    # The oldest row is gone, so that a row of the same episode lies behind the last one.
+    found = drawn(sample(filled([rows], 7), n_step))
+    assert {start for _, start, *_ in found} == set(range(1, 7))
     for _, start, action, reward, discount, stop, _ in found:
         steps = min(n_step, 7 - start)
         assert (action, stop) == (start + 1, start + steps)
