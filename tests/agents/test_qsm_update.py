@@ -33,7 +33,7 @@ def with_samples(agent: Any, actions: Draw) -> Any:
     plain = agent.denoiser
 
     class Sampled(type(plain)):
-        def sample(self, params: Any, observation: jax.Array, key: jax.Array, **clips: Any) -> jax.Array:
+        def sample(self, params: Any, observation: jax.Array, key: jax.Array, *way: Any, **clips: Any) -> Any:
             drawn = actions(key, observation.shape[0])
             return drawn if "clip" in clips else jnp.arctanh(drawn)  # clean QSM samples before its tanh
 

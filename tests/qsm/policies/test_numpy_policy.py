@@ -37,6 +37,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "qsm": [
         # Critics that take part in acting.
         {"eval_samples": 3, "denoising_steps": 2, "critic_torso": "batchnorm", "critic_head": "c51"},
+        {"denoising_steps": 4, "acting_sampler": "ddim", "acting_steps": 2, "ddim_eta": 0.5},
     ],
     "qsm-clean": [
         {"eval_samples": 2, "denoising_steps": 2, "score_layer_norm": True},
@@ -44,7 +45,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "sac": [{}, {"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],
     "td3": [{}, {"actor_torso": "simba"}],
-    "diffusion-ql": [{"denoising_steps": 2, "eval_samples": 4}],
+    "diffusion-ql": [
+        {"denoising_steps": 2, "eval_samples": 4},
+        {"denoising_steps": 4, "eval_samples": 4, "acting_sampler": "dpm++", "acting_steps": 3},
+    ],
     "diffusion-pg": [{"denoising_steps": 2}],
     # The gradient of the critics takes part in acting.
     "langevin": [{"langevin_steps": 3}],
