@@ -89,8 +89,9 @@ $(READY): pyproject.toml constraints.txt
 train: setup
 	@$(BIN)/qsm train qsm-clean cartpole-swingup --seed $(SEED) --runs $(RUNS) $(TRAIN_ARGS)
 
+# Bytecode is kept, also where the environment forbids it: each process would compile every test file anew.
 test: setup
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest $(TEST_ARGS)
 
 faults: setup
 	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)

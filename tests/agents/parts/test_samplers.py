@@ -218,7 +218,9 @@ AGENTS = {  # what is bounded, where the action comes from, and which part of th
 }
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(
+    "name", ["qsm-clean", *(pytest.param(n, marks=pytest.mark.slow) for n in AGENTS if n != "qsm-clean")]
+)
 def test_an_agent_acts_down_the_levels_that_are_visited(name: str):
     """Two steps of DDIM by hand, from level 3 to level 1 and on to the clean action, by the network at these levels."""
     agent, (bounds, squash, draws) = small_agent(name, **FEWER), AGENTS[name]

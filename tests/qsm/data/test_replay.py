@@ -151,8 +151,10 @@ def stream(*kinds: StepType) -> list[Row]:
 # ---- Transitions -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize(
+    ("n_step", "num_envs"),
+    [(3, 2), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 1), (1, 2), (3, 1)))],
+)
 @settings(max_examples=60)
 @given(data=st.data())
 def test_samples_are_exactly_the_transitions_of_the_reference(
@@ -212,7 +214,7 @@ def test_no_window_crosses_the_write_cursor(n_step: int, num_rows: int):
     np.testing.assert_array_equal(batch.next_observation[:, 0], batch.observation[:, 0] + n_step)
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("n_step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_sampling_is_uniform_over_valid_starts(n_step: int):
     first = stream(*[FIRST, MID, LAST] * 3, *[FIRST, *[MID] * 4])
     second = stream(FIRST, *[MID] * 6, LAST, FIRST, MID, FIRST, MID, MID, LAST)
