@@ -172,7 +172,7 @@ def test_the_best_sample_is_taken_by_the_smaller_critic(name: str, use: str):
 # ---- Updating -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ["qsm", pytest.param("qsm-clean", marks=pytest.mark.slow)])
 def test_saturation_is_of_the_actions_in_the_critic_target(name: str):
     bounds = jnp.array([-0.999, 0.999, 0.0])
     plain = small_agent(name, action_noise=0.0)
