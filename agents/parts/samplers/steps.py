@@ -18,9 +18,8 @@ class Sampler(NamedTuple):
 
     name: SamplerName = "ancestral"
     num_steps: int = 0  # 0: one for each level
-    eta: float = (
-        0.0  # of ddim: the noise of a step, 1 for that of the ancestral chain of the posterior variance
-    )
+    # Of ddim: the noise of a step, 1 for that of the ancestral chain of the posterior variance.
+    eta: float = 0.0
 
 
 class Steps(NamedTuple):
