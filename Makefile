@@ -89,8 +89,9 @@ $(READY): pyproject.toml constraints.txt
 train: setup
 	@$(BIN)/qsm train qsm-clean cartpole-swingup --seed $(SEED) --runs $(RUNS) $(TRAIN_ARGS)
 
+# Bytecode is kept, also where the environment forbids it: each process would compile every test file anew.
 test: setup
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest $(TEST_ARGS)
 
 faults: setup
 	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
@@ -105,6 +106,7 @@ paper: setup
 	@$(BIN)/python scripts/paper/gridworld.py --output $(PAPER)
 	@$(BIN)/python scripts/paper/theory.py --output $(PAPER)
 	@$(BIN)/python scripts/paper/alignment.py --output $(PAPER)
+	@$(BIN)/python scripts/paper/samplers.py --output $(PAPER)
 	@$(BIN)/qsm train td3 gridworld-open --name paper --num-seeds 3 --steps 6000 --random-steps 1000 --eval-interval 2000 \
 	    --hidden-sizes 64,64 --batch-size 64 --discount 0.9 --wandb disabled --runs $(RUNS)
 	@$(BIN)/python scripts/paper/gridworld_learned.py $(RUNS)/dm_control/gridworld-open/td3@paper/seed_* \

@@ -12,6 +12,8 @@ from agents.parts.types import Sampling
 from agents.presets import PresetName
 
 Limits = dict[str, tuple[float, float]]
+SamplerName = Literal["ancestral", "ddim", "dpm++"]
+StepVariance = Literal["beta", "posterior"]
 INFINITY = math.inf
 
 
@@ -185,8 +187,15 @@ class DiffusionConfig(AgentConfig):
     """Noise rate at the start of the vp schedule."""
     beta_max: float = 10.0
     """Noise rate at the end of the vp schedule."""
-    step_variance: Literal["beta", "posterior"] = "beta"
+    step_variance: StepVariance = "beta"
     """Variance of a reverse step: beta_t, or the smaller posterior variance."""
+    acting_sampler: SamplerName = "ancestral"
+    """How the chain is gone down to act, exploring or in evaluation: with its own noise, by DDIM, or by DPM-Solver++.
+    Learning always goes down the whole chain."""
+    acting_steps: int = 0
+    """Steps of the chain that acts, at most denoising_steps; 0: one for each level."""
+    ddim_eta: float = 0.0
+    """Noise of a step of DDIM: 0 for none, 1 for that of the chain with the posterior variance."""
     score_learning_rate: float = 3e-4
     """Adam's learning rate for the score network, before its cosine decay."""
     score_decay_steps: int = 2_000_000
@@ -206,12 +215,14 @@ class DiffusionConfig(AgentConfig):
     eval_samples: int = 1
     """Actions sampled in evaluation, of which the one with the largest smaller-critic value is taken."""
 
-    # The schedule is fixed when compiled.
-    constants: ClassVar[tuple[str, ...]] = (*AgentConfig.constants, "beta_min", "beta_max")
+    # The schedule and the steps are fixed when compiled.
+    constants: ClassVar[tuple[str, ...]] = (*AgentConfig.constants, "beta_min", "beta_max", "ddim_eta")
     limits: ClassVar[Limits] = AgentConfig.limits | {
         "denoising_steps": (1, 1000),
         "beta_min": (1e-6, 1000),
         "beta_max": (1e-6, 1000),
+        "acting_steps": (0, 1000),
+        "ddim_eta": (0, 1),
         "score_learning_rate": (0, 10),
         "score_decay_steps": (1, INFINITY),
         "time_embedding_size": (2, 2**16),
@@ -227,4 +238,9 @@ class DiffusionConfig(AgentConfig):
         if self.time_embedding_size % 2:
             raise ValueError(
                 f"time_embedding_size is {self.time_embedding_size}; it must be even (cosines and sines)"
+            )
+        if self.acting_steps > self.denoising_steps:
+            raise ValueError(
+                f"acting_steps is {self.acting_steps}; it must be at most denoising_steps, {self.denoising_steps}, or "
+                "0 for all of them"
             )

@@ -100,21 +100,29 @@ class DiffusionPG(DiffusionBase):
     # ---- Acting -------------------------------------------------------------------------------------------------
 
     def sample(self, state: State, observation: jax.Array, key: jax.Array) -> jax.Array:
-        """Actions `[B, A]` of the chain that is trained."""
-        return jnp.tanh(self.states(state.score.params, state.hyperparameters, observation, key)[0])
+        """Actions `[B, A]` of the chain that is trained; of another sampler with the same noise before the tanh."""
+        if self.acting_sampler is None:
+            return jnp.tanh(self.states(state.score.params, state.hyperparameters, observation, key)[0])
+        sample_key, noise_key = jax.random.split(key)
+        unsquashed = self.sample_quietly(state, observation, sample_key)
+        noise = jax.random.normal(noise_key, unsquashed.shape)
+        return jnp.tanh(unsquashed + state.hyperparameters["action_noise"] * noise)
+
+    def sample_quietly(self, state: State, observation: jax.Array, key: jax.Array) -> jax.Array:
+        """u_0 `[B, A]` without noise in the last step, by `acting_sampler` or the whole chain."""
+        clip, params = state.hyperparameters["sample_clip"], state.score.params
+        return self.denoiser.sample(params, observation, key, self.acting_sampler, clip_clean=clip)
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         """The best of N samples, without noise in the last step in evaluation; `[B, A]`."""
-        observation, clip = self.normalized(state, observation), state.hyperparameters["sample_clip"]
+        observation = self.normalized(state, observation)
         value = functools.partial(self.critic.reduced_value, state.critic.online.params)
         if mode == "explore":
             sample = functools.partial(self.sample, state, key=key)
             return score.best_of(self.config.explore_samples, sample, value, observation)
         return score.best_of(
             self.config.eval_samples,
-            lambda observed: jnp.tanh(
-                self.denoiser.sample(state.score.params, observed, key, clip_clean=clip)
-            ),
+            lambda observed: jnp.tanh(self.sample_quietly(state, observed, key)),
             value,
             observation,
         )

@@ -20,6 +20,7 @@ with epy.lazy_imports():  # the command line reads the options below without loa
     import jax.numpy as jnp
 
     from agents.parts import critic, diffusion, measure, noise, optimizer, score
+    from agents.parts.samplers import steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +84,20 @@ class DiffusionQL(DiffusionBase):
 
     # ---- Acting -------------------------------------------------------------------------------------------------
 
-    def sample(self, params: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
-        """Actions `[B, A]` by full reverse diffusion, the clean action implied at each step clipped to [-1, 1]."""
+    def sample(
+        self, params: Any, observation: jax.Array, key: jax.Array, sampler: steps.Sampler | None = None
+    ) -> jax.Array:
+        """Actions `[B, A]` by reverse diffusion, the clean action implied at each step clipped to [-1, 1]."""
         clip = diffusion.clip_inward if self.config.inward_gradient else jnp.clip
-        return self.denoiser.sample(params, observation, key, clip_clean=1.0, clip_clean_with=clip)
+        return self.denoiser.sample(params, observation, key, sampler, clip_clean=1.0, clip_clean_with=clip)
 
     def act(self, state: State, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
         """One of N samples, by the target critics, with action noise to explore; `[B, A]`."""
         sample_key, choice_key, noise_key = jax.random.split(key, 3)
         num_samples = self.config.eval_samples if mode == "evaluate" else self.config.explore_samples
         chosen_by = choice_key if self.config.choice == "softmax" else None
-        sample = functools.partial(self.sample, state.score.params, key=sample_key)
+        sampler = self.acting_sampler
+        sample = functools.partial(self.sample, state.score.params, key=sample_key, sampler=sampler)
         value = functools.partial(self.critic.reduced_value, state.critic.target)
         observation = self.normalized(state, observation)
         action = score.best_of(num_samples, sample, value, observation, chosen_by)
@@ -166,7 +170,8 @@ class DiffusionQL(DiffusionBase):
             actor_key,
         )
 
-        sample = functools.partial(self.sample, state.score.params, key=spread_key)
+        sampler = self.acting_sampler
+        sample = functools.partial(self.sample, state.score.params, key=spread_key, sampler=sampler)
         metrics |= actor_metrics
         metrics |= score.policy_metrics(sample, batch.next_observation, next_action, next_value, step)
         average = optimizer.polyak(state.average, learned.params, hyper["draw_rate"])

@@ -21,6 +21,7 @@ with epy.lazy_imports():  # the command line reads the options below without loa
     import jax.numpy as jnp
 
     from agents.parts import critic, measure, noise, optimizer, score
+    from agents.parts.samplers import steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +60,23 @@ class QSM(DiffusionBase):
 
     # ---- Acting -------------------------------------------------------------------------------------------------
 
-    def sample(self, params: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
-        """Actions `[B, A]` by full reverse diffusion, clipped to [-1, 1] at every step."""
-        return self.denoiser.sample(params, observation, key, clip=1.0)
+    def sample(
+        self, params: Any, observation: jax.Array, key: jax.Array, sampler: steps.Sampler | None = None
+    ) -> jax.Array:
+        """Actions `[B, A]` by reverse diffusion, clipped to [-1, 1] at every step."""
+        return self.denoiser.sample(params, observation, key, sampler, clip=1.0)
 
     def best_action(
-        self, state: State, critic_params: Any, observation: jax.Array, key: jax.Array, num_samples: int
+        self,
+        state: State,
+        critic_params: Any,
+        observation: jax.Array,
+        key: jax.Array,
+        num_samples: int,
+        sampler: steps.Sampler | None = None,
     ) -> jax.Array:
         """Of `num_samples` samples at each state that with the largest min_i Q_i, `[B, A]`."""
-        sample = functools.partial(self.sample, state.score.params, key=key)
+        sample = functools.partial(self.sample, state.score.params, key=key, sampler=sampler)
         value = functools.partial(self.critic.reduced_value, critic_params)
         return score.best_of(num_samples, sample, value, observation)
 
@@ -75,11 +84,12 @@ class QSM(DiffusionBase):
         """The best of N samples, with action noise to explore; `[B, A]`."""
         sample_key, noise_key = jax.random.split(key)
         observation, critic_params = self.normalized(state, observation), state.critic.online.params
+        num_samples = self.config.eval_samples if mode == "evaluate" else self.config.explore_samples
+        action = self.best_action(
+            state, critic_params, observation, sample_key, num_samples, self.acting_sampler
+        )
         if mode == "evaluate":
-            num_samples = self.config.eval_samples
-            return self.best_action(state, critic_params, observation, sample_key, num_samples)
-        num_samples = self.config.explore_samples
-        action = self.best_action(state, critic_params, observation, sample_key, num_samples)
+            return action
         return noise.perturb(action, state.hyperparameters["action_noise"], noise_key)
 
     # ---- Losses -------------------------------------------------------------------------------------------------
@@ -128,7 +138,8 @@ class QSM(DiffusionBase):
             state.score, batch.observation, score_target, hyper["score_learning_rate"], step
         )
 
-        sample = functools.partial(self.sample, state.score.params, key=spread_key)
+        sampler = self.acting_sampler
+        sample = functools.partial(self.sample, state.score.params, key=spread_key, sampler=sampler)
         metrics |= target_metrics | score_metrics
         metrics |= score.policy_metrics(sample, batch.next_observation, next_action, next_value, step)
         critics = self.critic.follow(critics, hyper["target_rate"])

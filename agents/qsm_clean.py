@@ -88,7 +88,8 @@ class CleanQSM(DiffusionBase):
         self, state: State, params: Any, observation: jax.Array, key: jax.Array
     ) -> jax.Array:
         """u_0 `[B, A]` by reverse diffusion, the clean action implied at each step clipped to `sample_clip`."""
-        return self.chains.sample(state.paths, params, observation, key, state.hyperparameters)
+        hyper, sampler = state.hyperparameters, self.acting_sampler
+        return self.chains.sample(state.paths, params, observation, key, hyper, sampler)
 
     def sample(self, state: State, observation: jax.Array, key: jax.Array) -> jax.Array:
         """Actions `[B, A]` of the network that acts."""

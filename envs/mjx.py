@@ -20,13 +20,17 @@ So scores of the two backends are to be compared with care.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
+import io
 import logging
 import math
 import operator
+import sys
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,11 +45,12 @@ if TYPE_CHECKING:
     from mujoco_playground import MjxEnv
 
 _PACKAGES = ("mujoco.mjx", "mujoco_playground")
+_WARP = ("warp", "mujoco.mjx.third_party.mujoco_warp")
 
 
 @functools.lru_cache(maxsize=8)
 def make_env(task: str, action_repeat: int = 1) -> MjxEnvironment:
-    """Loads a task, once in a process; takes 10 to 25 seconds the first time, most of them for Playground's imports.
+    """Loads a task, once in a process; takes some seconds the first time, for Playground's imports.
 
     Args:
         task: a name of `envs.tasks.task_names("mjx")`.
@@ -69,7 +74,7 @@ def make_env(task: str, action_repeat: int = 1) -> MjxEnvironment:
 
 def playground_suite() -> ModuleType:
     """Playground's module `dm_control_suite`, imported without a warning and mended where it is broken."""
-    with warnings.catch_warnings():
+    with _without_warp(), warnings.catch_warnings():
         # Playground imports brax, which imports jaxopt, which says so; nothing here uses either.
         warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
         from mujoco_playground import dm_control_suite
@@ -79,6 +84,23 @@ def playground_suite() -> ModuleType:
     if not hasattr(mujoco.MjSpec, "find_body"):
         mujoco.MjSpec.find_body = mujoco.MjSpec.body
     return dm_control_suite
+
+
+@contextlib.contextmanager
+def _without_warp() -> Iterator[None]:
+    """Lets MJX be imported without Warp, which nothing here simulates with, and which takes two thirds of the import.
+
+    Where somebody has imported MJX before, there is nothing to save, and nothing is changed.
+    """
+    missing = [name for name in _WARP if name not in sys.modules and "mujoco.mjx" not in sys.modules]
+    try:
+        sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]  # None: not to be imported
+        with contextlib.redirect_stdout(io.StringIO()) if missing else contextlib.nullcontext():
+            importlib.import_module("mujoco.mjx")  # prints that there is no Warp
+        yield
+    finally:
+        for name in missing:
+            sys.modules.pop(name, None)
 
 
 def load_playground(task: str) -> MjxEnv:

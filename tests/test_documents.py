@@ -23,11 +23,14 @@ INLINE = re.compile(rf"`qsm ((?:{NAMES}) [^-`\n][^`\n]*)`")
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every whole command of a page, on a line of its own or within a sentence; forms with | or < stand for several."""
+    """Every whole command of a page, on a line of its own or within a sentence.
+
+    Forms with |, < or a lone ... stand for several commands, and are left out.
+    """
     text = page.read_text()
     for line in (*LINE.findall(text), *INLINE.findall(text)):
         command = re.split(r"\s+#|\s\|\||\s{3,}", line)[0]
-        if not set("|<") & set(command):
+        if not set("|<") & set(command) and "..." not in command.split():
             yield command
 
 

@@ -17,6 +17,7 @@ with epy.lazy_imports():  # the command line reads the options of agents without
 
     from agents.networks import critics, torsos
     from agents.parts import critic, heads, normalizer, optimizer, score
+    from agents.parts.samplers import steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +157,14 @@ class DiffusionBase(AgentBase):
     def denoiser(self) -> score.Denoiser:
         """The chain and its score network."""
         return score.denoiser(self.config, self.observation_size, self.action_size)
+
+    @property
+    def acting_sampler(self) -> steps.Sampler | None:
+        """The way down the chain to act; None where it is the one that learning takes, through all levels."""
+        c = self.config
+        if c.acting_sampler == "ancestral" and c.acting_steps in (0, c.denoising_steps):
+            return None
+        return steps.Sampler(c.acting_sampler, c.acting_steps, c.ddim_eta)
 
 
 class _Resetting(AgentBase):

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from agents.config import StepVariance
+from agents.parts.samplers.steps import Sampler, Steps, steps_of
+
 ScheduleName = Literal["vp", "cosine", "linear", "geometric"]
-StepVariance = Literal["beta", "posterior"]
 LEAST_NOISE, MOST_NOISE = 0.04, 10.0  # sigma_t / sqrt(abar_t) at the ends of the geometric schedule
 UNROLLED_LEVELS = 20  # longer chains run as a compiled loop, so that compile time stays flat in T
 
@@ -112,73 +114,59 @@ def _clip_inward_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, N
 clip_inward.defvjp(_clip_inward_forward, _clip_inward_backward)
 
 
-class _LevelConstants(NamedTuple):
-    """What one reverse step needs; each `[T]` when stacked, scalar inside the step."""
-
-    sigma: jax.Array
-    root_abar: jax.Array
-    weight_clean: jax.Array
-    weight_noised: jax.Array
-    step_std: jax.Array
-
-
 def sample(
     schedule: Schedule,
     predict_noise: Callable[[jax.Array, jax.Array], jax.Array],
     key: jax.Array,
     shape: tuple[int, ...],
     *,
+    sampler: Sampler | None = None,
     step_variance: StepVariance = "beta",
     clip: float | jax.Array | None = None,
     clip_clean: float | jax.Array | None = None,
     clip_clean_with: Clip = jnp.clip,
 ) -> jax.Array:
-    """Draws a_0 of `shape` by ancestral (DDPM) sampling from a_T ~ N(0, I); no noise is added in the last step.
+    """Draws a_0 of `shape` from a_T ~ N(0, I), by ancestral (DDPM) sampling; no noise is added in the last step.
 
     Args:
-      predict_noise: (index, a_t) -> predicted noise like a_t, where index = t - 1, scalar.
+      predict_noise: (index, a_t) -> predicted noise like a_t, where index counts the levels that are visited from the
+        least noise on: t - 1 where all of them are.
       key: a typed key.
-      step_variance: variance of a reverse step, beta_t or the posterior variance.
+      sampler: another way down the chain, or fewer steps.
+      step_variance: variance of an ancestral step, beta_t or the posterior variance.
       clip: bound of |a_{t-1}| after every step, if any (published QSM: 1).
       clip_clean: bound of the clean action that the network implies at each step, if any.
       clip_clean_with: what brings it there, for who differentiates.
     """
-    posterior = schedule.posterior_variance
-    variance = schedule.beta if step_variance == "beta" else posterior
-    constants = _LevelConstants(
-        *(
-            jnp.asarray(value, jnp.float32)
-            for value in (
-                schedule.sigma,
-                np.sqrt(schedule.abar),
-                np.sqrt(schedule.abar_previous) * schedule.beta / (1 - schedule.abar),
-                np.sqrt(schedule.alpha) * (1 - schedule.abar_previous) / (1 - schedule.abar),
-                np.sqrt(np.where(np.arange(schedule.num_levels) == 0, 0.0, variance)),
-            )
-        )
-    )
-    num_levels = schedule.num_levels
+    table = steps_of(sampler or Sampler(), schedule.alpha, schedule.abar, step_variance)
+    num_steps = len(table.level)
+    constants = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), table._replace(level=None))
     # All noise at once: row 0 starts the chain, row i > 0 belongs to the step that leaves index i.
-    noise = jax.random.normal(key, (num_levels, *shape))
+    noise = jax.random.normal(key, (1 if constants.std is None else num_steps, *shape))
 
-    def reverse_step(
-        noised: jax.Array, inputs: tuple[jax.Array, _LevelConstants, jax.Array]
-    ) -> tuple[jax.Array, None]:
-        index, level, step_noise = inputs
-        clean = (noised - level.sigma * predict_noise(index, noised)) / level.root_abar
+    def reverse_step(carry: Any, inputs: tuple[jax.Array, Steps, jax.Array | None]) -> tuple[Any, None]:
+        index, step, step_noise = inputs
+        noised, clean_before = carry if step.weight_before is not None else (carry, None)
+        clean = (noised - step.sigma * predict_noise(index, noised)) / step.root_abar
         if clip_clean is not None:
             clean = clip_clean_with(clean, -clip_clean, clip_clean)
-        noised = level.weight_clean * clean + level.weight_noised * noised + level.step_std * step_noise
+        noised = step.weight_clean * clean + step.weight_noised * noised
+        if step.std is not None:
+            noised = noised + step.std * step_noise
+        if step.weight_before is not None:
+            noised = noised + step.weight_before * clean_before
         if clip is not None:
             noised = jnp.clip(noised, -clip, clip)
-        return noised, None
+        return (noised if step.weight_before is None else (noised, clean)), None
 
     # Index 0 adds no noise (its std is zero), so its slot can hold the start of the chain.
-    noised, _ = jax.lax.scan(
+    start = noise[0]
+    carry, _ = jax.lax.scan(
         reverse_step,
-        noise[0],
-        (jnp.arange(num_levels), constants, noise),
+        # The first step has no clean action before it, and no weight for one.
+        start if constants.weight_before is None else (start, jnp.zeros_like(start)),
+        (jnp.arange(num_steps), constants, None if constants.std is None else noise),
         reverse=True,
-        unroll=num_levels <= UNROLLED_LEVELS,
+        unroll=num_steps <= UNROLLED_LEVELS,
     )
-    return noised
+    return carry if constants.weight_before is None else carry[0]

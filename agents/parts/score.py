@@ -16,6 +16,7 @@ from agents.parts import diffusion
 from agents.parts.approximator import Approximator
 from agents.parts.measure import mean, saturation, skipped
 from agents.parts.optimizer import Learned, cosine_decay, rule_of
+from agents.parts.samplers.steps import Sampler, steps_of
 from agents.parts.types import Mean, Metrics
 
 SPREAD_INTERVAL = 100  # updates between measurements of the policy's spread
@@ -65,23 +66,38 @@ class Denoiser(Approximator):
         return self.init(key, observation, action, jnp.ones((1,), jnp.int32))
 
     @jax.named_scope("sampler")
-    def sample(self, params: Any, observation: jax.Array, key: jax.Array, **clips: Any) -> jax.Array:
-        """a_0 `[B, A]` by full reverse diffusion.
+    def sample(
+        self,
+        params: Any,
+        observation: jax.Array,
+        key: jax.Array,
+        sampler: Sampler | None = None,
+        **clips: Any,
+    ) -> jax.Array:
+        """a_0 `[B, A]` by reverse diffusion.
 
         Args:
+          sampler: the way down the chain; None for ancestral sampling through all levels.
           clips: `clip`, `clip_clean` or `clip_clean_with`, see `diffusion.sample`.
         """
-        predict = self.predictor(params, observation)
+        visited = None
+        if sampler is not None:
+            schedule = self.schedule
+            visited = steps_of(sampler, schedule.alpha, schedule.abar, self.step_variance).level
+        predict = self.predictor(params, observation, visited)
         shape = (observation.shape[0], self.network.action_size)
-        return diffusion.sample(self.schedule, predict, key, shape, step_variance=self.step_variance, **clips)
-
-    def predictor(self, params: Any, observation: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """The score network as the sampler calls it; what every level shares is computed here, once."""
-        encoded = self.apply(params, observation, method="encode_observation")
-        levels = self.apply(params, jnp.arange(1, self.schedule.num_levels + 1), method="encode_level")
-        return lambda index, noised: self.apply(
-            params, encoded, levels[index][None], noised, method="denoise"
+        return diffusion.sample(
+            self.schedule, predict, key, shape, sampler=sampler, step_variance=self.step_variance, **clips
         )
+
+    def predictor(
+        self, params: Any, observation: jax.Array, levels: np.ndarray | None = None
+    ) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """The score network as the sampler calls it, at `levels` `[N]`, or all; what they share is computed once."""
+        encoded = self.apply(params, observation, method="encode_observation")
+        visited = jnp.arange(1, self.schedule.num_levels + 1) if levels is None else jnp.asarray(levels)
+        codes = self.apply(params, visited, method="encode_level")
+        return lambda index, noised: self.apply(params, encoded, codes[index][None], noised, method="denoise")
 
     @jax.named_scope("add_noise")
     def add_noise(self, action: jax.Array, key: jax.Array) -> Noised:

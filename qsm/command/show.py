@@ -19,6 +19,7 @@ from qsm.options.commands import (
     EvalOptions,
     ExportOptions,
     ReportOptions,
+    SamplerOptions,
     TasksOptions,
 )
 from qsm.options.parser import Parser, Positional
@@ -31,7 +32,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser = Parser(
         "qsm eval",
         "Evaluate a policy of a run: the newest checkpoint's, unless --best or --step names another.",
-        groups={"evaluation": EvalOptions},
+        groups={"evaluation": EvalOptions, "sampler": SamplerOptions},
         positionals=[Positional("run", f"Folder of the run, such as {example}.", Path)],
     )
     given = parser.parse(arguments)
@@ -41,10 +42,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     from qsm.checkpoints.selection import Which
     from qsm.policies.play import play
 
+    overrides = given["sampler"].given()
+    if options.eval_samples is not None:
+        overrides["eval_samples"] = options.eval_samples
     which = Which(options.best, options.step)
-    result = play(
-        run, options.episodes, options.seed, options.eval_samples, options.video, options.backend, which
-    )
+    result = play(run, options.episodes, options.seed, overrides, options.video, options.backend, which)
     width = max(map(len, result), default=0)
     for name, value in result.items():
         print(f"{name:{width}}  {decimal(value) if isinstance(value, float) else value}")
@@ -56,7 +58,7 @@ def export(arguments: Sequence[str]) -> int:
     parser = Parser(
         "qsm export",
         "Write a policy of a run, and nothing else of it, to one small file for qsm.load_policy.",
-        groups={"export": ExportOptions},
+        groups={"export": ExportOptions, "sampler": SamplerOptions},
         positionals=[Positional("run", "Folder of the run.", Path)],
     )
     given = parser.parse(arguments)
@@ -66,7 +68,8 @@ def export(arguments: Sequence[str]) -> int:
     from qsm.policies.export import export as write
 
     options = given["export"]
-    written = write(given["run"], options.output, Which(options.best, options.step))
+    which, overrides = Which(options.best, options.step), given["sampler"].given()
+    written = write(given["run"], options.output, which, overrides)
     file = str(written.path)
     print(f"{file} ({written.num_bytes:,} bytes). Use it with: policy = qsm.load_policy({file!r})")
     if written.description.program is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from agents import AGENTS, PLAIN, PresetName
-from agents.config import Limits, check_limits
+from agents.config import Limits, SamplerName, check_limits
 from qsm.options.run import Backend, WandbMode
 
 EngineName = Literal["local", "ray"]
@@ -68,6 +68,27 @@ class EvalOptions:
     def __post_init__(self) -> None:
         check_limits(self, self.limits)
         _check_choice(self.best, self.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerOptions:
+    """How the chain of a diffusion policy is gone down to act; none: as the run was configured."""
+
+    acting_sampler: SamplerName | None = None
+    """With the chain's own noise, by DDIM, or by DPM-Solver++."""
+    acting_steps: int | None = None
+    """Steps, at most the levels that the policy was trained with; 0: one for each level."""
+    ddim_eta: float | None = None
+    """Noise of a step of DDIM: 0 for none, 1 for that of the chain with the posterior variance."""
+
+    limits: ClassVar[Limits] = {"acting_steps": (0, 1000), "ddim_eta": (0, 1)}
+
+    def __post_init__(self) -> None:
+        check_limits(self, self.limits)
+
+    def given(self) -> dict[str, int | float | str]:
+        """Options of the agent that are to be replaced."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,29 +48,36 @@ def export(
     run_dir: Path,
     output: Path | None = None,
     which: Which = NEWEST,
+    overrides: Mapping[str, Any] | None = None,
     simulators: Simulators = SIMULATORS,
 ) -> Exported:
     """Writes a policy of a run, by default to `policy.npz` in its folder.
 
     Args:
       which: the newest checkpoint's policy, the best evaluated one, or that of a step.
+      overrides: options of the agent to be replaced.
 
     Raises:
-      UserError: no run, no such policy, or a place that cannot be written or holds something else.
+      UserError: no run, no such policy, an option that cannot be, or a place that cannot be written or holds something
+        else.
     """
     run = load_run(run_dir)
     output = output or run.path / "policy.npz"
     _check_output(output, run)
+    overrides = overrides or {}
+    config = run.config | {"agent_config": run.config["agent_config"] | overrides}
     try:
-        built = build(run.config, simulators=simulators)
+        built = build(run.config, simulators=simulators, **overrides)
         spec, agent = built.spec, built.agent
         entries = _observation_entries(built.task, simulators)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{run.path}: {error}") from error
     restored = restore_policy(run.path, Learner(agent, spec, 0, capacity=1), *which)
-    if restored.return_mean is None:
+    if overrides:
+        restored = restored._replace(return_mean=None)  # it would be of the run's own options
+    elif restored.return_mean is None:
         restored = restored._replace(return_mean=_return_at(run, restored.step))
-    data, description = policy_file(run.config, spec, agent, restored, entries)
+    data, description = policy_file(config, spec, agent, restored, entries)
     try:
         replace_file(output, data)
     except OSError as error:

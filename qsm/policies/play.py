@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def play(
     run_dir: Path,
     episodes: int = 10,
     seed: int = 0,
-    eval_samples: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
     video: Path | None = None,
     backend: Backend | None = None,
     which: Which = NEWEST,
@@ -35,7 +36,7 @@ def play(
 
     Args:
       seed: of the episodes and of the policy's draws; apart from those of training whatever it is.
-      eval_samples: overrides the agent's option, for agents that have it.
+      overrides: options of the agent to be replaced, for agents that have them.
       video: file for a video of the first episode.
       backend: simulator to play on; the one that the run was trained on by default. On another, the same policy is
         played on both, and what it loses by the change is among the results.
@@ -69,7 +70,7 @@ def play(
                 )
     except ValueError as error:
         raise UserError(f"{run.path}: {error}") from error
-    player = _Player(run, seed, episodes, eval_samples, which, simulators)
+    player = _Player(run, seed, episodes, overrides or {}, which, simulators)
     record: list[np.ndarray] | None = [] if video is not None else None
     evaluation = player.play(backend, record)
     result = {"run": str(run.path), "step": player.step, "backend": backend, **evaluation.metrics()}
@@ -104,13 +105,13 @@ class _Player:
         run: RunDir,
         seed: int,
         episodes: int,
-        eval_samples: int | None,
+        overrides: Mapping[str, Any],
         which: Which,
         simulators: Simulators,
     ) -> None:
         self._run, self._seed, self._episodes = run, seed, episodes
         self._which, self._simulators = which, simulators
-        self._overrides = {} if eval_samples is None else {"eval_samples": eval_samples}
+        self._overrides = overrides
         options = run.config["run_config"]
         # Runs of the first version name no precision.
         runtime.set_precision(options.get("matmul_precision", "float32"))

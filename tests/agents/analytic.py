@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "critic_head": "hl_gauss",
         "num_atoms": 11,
     },
+    "qsm+steps": {"acting_sampler": "dpm++", "acting_steps": 2},
+    "diffusion-pg+steps": {"acting_sampler": "ddim", "acting_steps": 2, "ddim_eta": 0.5},
     "td3+batches": {
         "critic_torso": "batchnorm",
         "critic_weight_norm": True,

@@ -65,7 +65,8 @@ def test_the_limits_themselves_are_allowed(name: str, option: str):
     for limit in config.limits[option]:
         if math.isfinite(limit):
             value: Any = limit if kind == "float" else int(limit)
-            config(**{option: (value,) if str(kind).startswith("tuple") else value})
+            beside = {"denoising_steps": value} if option == "acting_steps" and value else {}
+            config(**{option: (value,) if str(kind).startswith("tuple") else value}, **beside)
 
 
 def test_an_empty_network_is_refused():

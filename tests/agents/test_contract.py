@@ -56,7 +56,7 @@ def act(agent: Any, mode: str) -> Any:
 # ---- Values -------------------------------------------------------------------------------------------------------
 
 
-@every_agent
+@some(*[name for name in NAMES if name not in DEAR], slow=DEAR)
 @pytest.mark.parametrize(
     ("observation_size", "action_size"),
     [(OBSERVATION_SIZE, ACTION_SIZE), pytest.param(1, 1, marks=pytest.mark.slow)],

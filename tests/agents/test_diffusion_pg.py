@@ -34,7 +34,7 @@ HYPER = {
 class LinearDenoiser(score.Denoiser):
     """Predicts the noise slope_t u_t + offset_t."""
 
-    def predictor(self, params: Any, observation: jax.Array) -> Any:
+    def predictor(self, params: Any, observation: jax.Array, levels: Any = None) -> Any:
         return lambda index, noised: params["slope"][index] * noised + params["offset"][index]
 
 

@@ -26,6 +26,7 @@ def test_the_exact_mass_is_that_of_the_boltzmann_distribution():
     assert mode_masses.exact(0.5, 2.0)["mass"] == pytest.approx(roots[0] / roots.sum(), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_weighted_chains_give_each_mode_its_mass(monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_allclose(left_masses(monkeypatch, target="weighted"), 0.7, atol=0.08)
 

@@ -48,7 +48,7 @@ def held_std(action_size: int, scale: float) -> float:
     return float(jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(400))[1][-100:].mean())())
 
 
-@pytest.mark.parametrize("action_size", [1, 6, 21, 38])
+@pytest.mark.parametrize("action_size", [1, 6, 21, pytest.param(38, marks=pytest.mark.slow)])
 def test_the_spread_per_component_means_the_same_whatever_their_number(action_size: int):
     assert held_std(action_size, 1.0) == pytest.approx(STD, rel=0.04)
 

@@ -95,6 +95,7 @@ def test_every_hyperparameter_is_read_from_the_state():
     assert float(other.paths.log_temperature.params) == pytest.approx(-np.log(2.0))
 
 
+@pytest.mark.slow
 def test_a_metric_for_every_name_of_the_docs_and_none_beyond():
     named = set(re.findall(r"^\| `(path/[a-z_]+)` \|", DOCS.read_text(), re.MULTILINE))
     assert named == set(update(FULL, step=0)[1]) - set(update(small_agent("qsm-clean"), step=0)[1])

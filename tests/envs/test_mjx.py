@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from typing import Any
 
 import jax
@@ -17,7 +19,6 @@ import mujoco
 import numpy as np
 import pytest
 from dm_control import suite
-from mujoco.mjx import put_data
 
 from envs import dmc, mjx, tasks
 from envs.api import StepType
@@ -35,6 +36,12 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 @pytest.fixture(scope="module")
 def pendulum() -> mjx.MjxEnvironment:
     return mjx.make_env("pendulum-swingup")
+
+
+def test_warp_is_not_imported_and_can_be_later():
+    mjx.playground_suite()
+    assert not importlib.import_module("mujoco.mjx.warp").WARP_INSTALLED
+    assert not {"warp", "mujoco.mjx.third_party.mujoco_warp"} & set(sys.modules)  # None would forbid it
 
 
 def test_names_are_playground_s():
@@ -73,7 +80,7 @@ def check_against_dm_control(task: str) -> None:
             data.mocap_pos[0] = getattr(physics.named.data, TARGETS[domain])["target"]
         # The kinematics by mujoco itself: only Playground's own functions are looked at.
         bindings.mj_forward(model, data)
-        device_data = put_data(model, data, impl="jax")
+        device_data = importlib.import_module("mujoco.mjx").put_data(model, data, impl="jax")
         with jax.numpy_rank_promotion("allow"):
             observation = ours._get_obs(device_data, {})
             reward = ours._get_reward(device_data, jnp.asarray(data.ctrl, jnp.float32), {}, {})

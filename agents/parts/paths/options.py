@@ -38,7 +38,8 @@ class PathConfig(DiffusionConfig):
     fit_rate: float = 0.01
     """Rate of the running means of spread and errors, per update."""
     act_with_chain: bool = True
-    """Act with the chain that is trained on, fitted variances and a last step with noise, not the plain sampler."""
+    """Act with the chain that is trained on, fitted variances and a last step with noise, not the plain sampler, unless
+    acting_sampler or acting_steps ask for another."""
     temperature: Literal["gradient", "entropy"] = "gradient"
     """Hold tau to the size of the action gradient, or tune it on the entropy bound and the effective chains."""
     target_entropy_per_action: float = -0.5

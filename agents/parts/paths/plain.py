@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from agents.parts import score
 from agents.parts.paths.options import PathConfig
+from agents.parts.samplers.steps import Sampler
 from agents.parts.types import Metrics, Transition
 
 Value = Callable[[jax.Array, jax.Array], jax.Array]
@@ -47,10 +48,16 @@ class PlainChains:
         return observation
 
     def sample(
-        self, state: Any, params: Any, observation: jax.Array, key: jax.Array, hyper: Hyper
+        self,
+        state: Any,
+        params: Any,
+        observation: jax.Array,
+        key: jax.Array,
+        hyper: Hyper,
+        sampler: Sampler | None = None,
     ) -> jax.Array:
-        """u_0 `[B, A]` to act with."""
-        return self.denoiser.sample(params, observation, key, clip_clean=hyper["sample_clip"])
+        """u_0 `[B, A]` to act with; where there is a `sampler`, by it."""
+        return self.denoiser.sample(params, observation, key, sampler, clip_clean=hyper["sample_clip"])
 
     def draw(
         self,

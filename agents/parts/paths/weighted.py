@@ -14,6 +14,7 @@ from agents.parts.optimizer import Learned
 from agents.parts.paths import backup, chain, fit, temperature, weights
 from agents.parts.paths.options import Fit
 from agents.parts.paths.plain import Drawn, Hyper, PlainChains, Value
+from agents.parts.samplers.steps import Sampler
 from agents.parts.types import Metrics, Transition
 
 
@@ -66,10 +67,16 @@ class WeightedChains(PlainChains):
         return chain.draw(schedule, predict, key, observation.shape[0], variance, hyper["sample_clip"])
 
     def sample(
-        self, state: PathState, params: Any, observation: jax.Array, key: jax.Array, hyper: Hyper
+        self,
+        state: PathState,
+        params: Any,
+        observation: jax.Array,
+        key: jax.Array,
+        hyper: Hyper,
+        sampler: Sampler | None = None,
     ) -> jax.Array:
-        if not self.config.act_with_chain:
-            return super().sample(state, params, observation, key, hyper)
+        if sampler is not None or not self.config.act_with_chain:
+            return super().sample(state, params, observation, key, hyper, sampler)
         return self.paths(state, params, observation, key, hyper).unsquashed
 
     def draw(

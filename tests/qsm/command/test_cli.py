@@ -102,6 +102,9 @@ MISTAKES = {
     "export no/such/run": "There is no folder no/such/run",
     "eval . --episodes 0": "--episodes is 0; it must be from 1 to 10000",
     "eval . --eval-samples 0": "--eval-samples is 0; it must be from 1 to 4096",
+    "eval . --acting-sampler dpm": "it must be one of ancestral, ddim, dpm++. Did you mean 'dpm++'?",
+    "eval . --ddim-eta 2": "--ddim-eta is 2.0; it must be from 0 to 1",
+    "train qsm x --acting-steps 6": "--acting-steps is 6; it must be at most --denoising-steps, 5, or 0 for",
     "eval . --vidoe x.mp4": "Unknown option '--vidoe' of 'qsm eval'. Did you mean '--video'?",
     "actions": "RUN is missing. Usage: qsm actions RUN... [options]",
     "actions no/such/run": "There is no folder no/such/run",
@@ -313,8 +316,12 @@ def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytes
     run = add(tmp_path, "qsm", "cheetah-run", 0, {}).path
     status, out, _ = qsm("eval", str(run), "--episodes", "3", "--video", "a.mp4", "--eval-samples", "4")
     assert status == 0
-    assert calls == [(run, 3, 0, 4, Path("a.mp4"), None, NEWEST)]
+    assert calls == [(run, 3, 0, {"eval_samples": 4}, Path("a.mp4"), None, NEWEST)]
     assert out == "return_mean  812.3\nepisodes     3\n"
+    assert qsm("eval", str(run), "--acting-sampler", "dpm++", "--acting-steps", "3")[0] == 0
+    assert calls[1][3] == {"acting_sampler": "dpm++", "acting_steps": 3}
+    assert qsm("eval", str(run))[0] == 0
+    assert calls[2][3] == {}
 
 
 def test_the_dashboard_listens_on_this_machine_only(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

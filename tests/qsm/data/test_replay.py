@@ -151,8 +151,10 @@ def stream(*kinds: StepType) -> list[Row]:
 # ---- Transitions -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize(
+    ("n_step", "num_envs"),
+    [(3, 2), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 1), (1, 2), (3, 1)))],
+)
 @settings(max_examples=60)
 @given(data=st.data())
 def test_samples_are_exactly_the_transitions_of_the_reference(
@@ -180,6 +182,28 @@ def test_the_reference_on_an_episode_worked_out_by_hand():
     assert reference(rows, 3) == {0: (1, 4 + 1 + 2, 0, 3), 1: (2, 2 + 4, 0, 3), 2: (3, 8, 0, 3)}
 
 
+@pytest.mark.parametrize("n_step", [1, 3, 5])
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_rewards_of_one_add_up_to_a_geometric_series(n_step: int, end: str):
+    """From k steps before the end: (1 - gamma^m) / (1 - gamma) with m = min(n, k), and gamma^m of the value there.
+
+    A time limit shortens the window and keeps the value of the last observation; a termination has none.
+    """
+    rows = [
+        Row(0, FIRST, 1000, 0),
+        *(Row(i, MID, 1, 1) for i in range(1, 7)),
+        Row(7, LAST, 1, int(end == "truncated")),
+    ]
+    # The oldest row is gone, so that a row of the same episode lies behind the last one.
+    found = drawn(sample(filled([rows], 7), n_step))
+    assert {start for _, start, *_ in found} == set(range(1, 7))
+    for _, start, action, reward, discount, stop, _ in found:
+        steps = min(n_step, 7 - start)
+        assert (action, stop) == (start + 1, start + steps)
+        assert reward == pytest.approx((1 - GAMMA**steps) / (1 - GAMMA))
+        assert discount == (0.0 if end == "terminated" and stop == 7 else GAMMA**steps)
+
+
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("num_rows", [CAPACITY - 1, CAPACITY, CAPACITY + 1, 2 * CAPACITY + 5])
 def test_no_window_crosses_the_write_cursor(n_step: int, num_rows: int):
@@ -190,7 +214,7 @@ def test_no_window_crosses_the_write_cursor(n_step: int, num_rows: int):
     np.testing.assert_array_equal(batch.next_observation[:, 0], batch.observation[:, 0] + n_step)
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("n_step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_sampling_is_uniform_over_valid_starts(n_step: int):
     first = stream(*[FIRST, MID, LAST] * 3, *[FIRST, *[MID] * 4])
     second = stream(FIRST, *[MID] * 6, LAST, FIRST, MID, FIRST, MID, MID, LAST)

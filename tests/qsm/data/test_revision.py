@@ -45,7 +45,7 @@ def index(*starts: tuple[int, int]) -> Index:
     return Index(jnp.asarray(row), jnp.asarray(environment))
 
 
-@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("prioritized", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("num_ticks", [4, NUM_ROWS + 3])
 def test_a_batch_names_the_rows_it_begins_at(num_ticks: int, prioritized: bool):
     buffer = filled(num_ticks, prioritized)

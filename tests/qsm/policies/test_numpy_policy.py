@@ -34,26 +34,35 @@ SPEC = EnvSpec("probe-walk", 5, 2, 10, 1, (-1.0, -2.0), (1.1, 4.0), ENTRIES)
 SMALL: dict[str, Any] = {"hidden_sizes": (16, 16)}
 FEW_LEVELS: dict[str, Any] = {"time_embedding_size": 4, "time_hidden_sizes": (4,)}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "qsm": [
-        # Critics that take part in acting.
-        {"eval_samples": 3, "denoising_steps": 2, "critic_torso": "batchnorm", "critic_head": "c51"},
+    # Critics that take part in acting.
+    "qsm": [{"eval_samples": 3, "denoising_steps": 2, "critic_torso": "batchnorm", "critic_head": "c51"}],
+    "diffusion-ql": [
+        {"denoising_steps": 4, "eval_samples": 4, "acting_sampler": "dpm++", "acting_steps": 3},
     ],
+    # The gradient of the critics takes part in acting.
+    "langevin": [{"langevin_steps": 3}],
+    "sac": [{}],
+    "td3": [{}],
+}
+MORE: dict[str, list[dict[str, Any]]] = {
+    "qsm": [{"denoising_steps": 4, "acting_sampler": "ddim", "acting_steps": 2, "ddim_eta": 0.5}],
     "qsm-clean": [
         {"eval_samples": 2, "denoising_steps": 2, "score_layer_norm": True},
         {"denoising_steps": 2, "actor_torso": "simba", "eval_samples": 2, "critic_torso": "simbav2"},
     ],
-    "sac": [{}, {"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],
-    "td3": [{}, {"actor_torso": "simba"}],
     "diffusion-ql": [{"denoising_steps": 2, "eval_samples": 4}],
     "diffusion-pg": [{"denoising_steps": 2}],
-    # The gradient of the critics takes part in acting.
-    "langevin": [{"langevin_steps": 3}],
+    "sac": [{"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],
+    "td3": [{"actor_torso": "simba"}],
 }
+"""Of which there is one of its kind above: slow tests."""
 CASES = [
-    # Blocks add most to what is compiled.
-    pytest.param(name, options, marks=pytest.mark.slow) if "simba" in str(options) else (name, options)
-    for name in agents.AGENTS
-    for options in OPTIONS.get(name, [{}])
+    *((name, options) for name in agents.AGENTS for options in OPTIONS.get(name, [])),
+    *(
+        pytest.param(name, options, marks=pytest.mark.slow)
+        for name in agents.AGENTS
+        for options in MORE.get(name, [] if name in OPTIONS else [{}])
+    ),
 ]
 
 

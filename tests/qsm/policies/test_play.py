@@ -208,11 +208,11 @@ def test_episodes_follow_from_the_seed_that_was_given(world: World, tmp_path: Pa
 
 def test_an_option_may_be_overridden_that_the_agent_has(world: World, tmp_path: Path):
     run = a_run(tmp_path / "qsm", "dm_control", agent="qsm")
-    play(run, episodes=1, eval_samples=5)
+    play(run, episodes=1, overrides={"eval_samples": 5})
     play(run, episodes=1)
     assert [options.eval_samples for options in world.options] == [5, 1]
     with pytest.raises(UserError, match="SACConfig has no option 'eval_samples'"):
-        play(a_run(tmp_path / "sac", "dm_control"), episodes=1, eval_samples=5)
+        play(a_run(tmp_path / "sac", "dm_control"), episodes=1, overrides={"eval_samples": 5})
 
 
 # ---- Refusals ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from qsm.learning.learner import Learner
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.policies.export import export
 from qsm.policies.numpy_policy import DESCRIPTION
+from qsm.policies.numpy_policy import load_policy as numpy_load_policy
 from qsm.policies.policy import load_policy
 from qsm.record.tables import read_csv
 from qsm.training.group import members
@@ -117,6 +118,29 @@ def test_the_best_policy_and_earlier_ones_can_be_asked_for(
             assert main([command, str(run), *options]) == 2
             error = capsys.readouterr().err
             assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_policy_acts_down_fewer_levels_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = trained("qsm", tmp_path, monkeypatch, **SMALL_QSM | {"denoising_steps": 4})
+    way = ["--acting-sampler", "dpm++", "--acting-steps", "2"]
+    for command in (["export"], ["eval", "--episodes", "1"]):
+        assert main([command[0], str(run), *command[1:], *way]) == 0
+        assert main([command[0], str(run), *command[1:], *way[:-1], "5"]) == 2
+        assert "acting_steps is 5; it must be at most denoising_steps, 4" in capsys.readouterr().err
+    one, other = load_policy(run / "policy.npz", seed=3), numpy_load_policy(run / "policy.npz", seed=3)
+    told = one.description
+    assert (told.agent_config["acting_sampler"], told.agent_config["acting_steps"]) == ("dpm++", 2)
+    assert told.return_mean is None, "the run was evaluated by its whole chain"
+    observation = np.linspace(-1, 1, 6)[:, None]
+    fewer = one(observation)
+    np.testing.assert_allclose(other(observation), fewer, atol=1e-5)
+    assert main(["export", str(run)]) == 0
+    whole = load_policy(run / "policy.npz", seed=3)
+    assert whole.description.agent_config["acting_steps"] == 0 and whole.description.return_mean is not None
+    assert np.abs(whole(observation) - fewer).max() > 1e-3
 
 
 def test_what_is_no_policy_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -256,6 +256,7 @@ def test_of_many_steps_the_first_and_the_last_are_named(tmp_path: Path) -> None:
     assert len(str(error.value)) < 250
 
 
+@pytest.mark.slow
 def test_a_report_at_step_0_is_drawn(bench: Path, tmp_path: Path) -> None:
     """Warnings of matplotlib would fail it."""
     assert "Return at step 0" in report([bench], tmp_path / "report", step=0).read_text()

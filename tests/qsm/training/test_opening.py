@@ -142,7 +142,7 @@ def test_a_run_that_another_process_has_just_finished_is_left_as_it_is(tmp_path:
 # ---- Nothing that was saved is lost ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [40, 60])
+@pytest.mark.parametrize("steps", [40, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path: Path, steps: int):
     """As of published results, which are committed without checkpoints."""
     assert run(tmp_path, seeds=1, at_step=stop_at(25) if steps == 40 else lambda task: None) != "diverged"
