@@ -36,7 +36,7 @@ class OutputOptions:
 def _check_choice(best: bool, step: int | None) -> None:
     """Raises ValueError where two policies are asked for."""
     if best and step is not None:
-        raise ValueError(f"step is {step} and best is asked for too; leave out --step or --best")
+        raise ValueError(f"step is {step} and the best policy is asked for too; leave out --step or --best")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_a_metric_for_every_name_of_the_docs_page_and_none_beyond(name: str):
 # ---- What figures ask ---------------------------------------------------------------------------------------------
 
 
-@every_agent
+@some(*[name for name in NAMES if name not in DEAR], slow=DEAR)
 def test_a_policy_is_drawn_as_exploring_without_its_noise(name: str):
     agent = small_agent(name)
     state, observation, key = initial(agent), small_batch(0).observation, jax.random.key(2)

@@ -66,6 +66,7 @@ def test_everything_stays_finite_and_of_its_shape():
         state = new_state
 
 
+@pytest.mark.slow
 def test_no_key_is_used_twice():
     check_keys(FULL.update, initial(FULL), small_batch(0), jax.random.key(1), jnp.asarray(1))
 

@@ -65,7 +65,9 @@ def perturbed(params: Any) -> Any:
     return jax.tree.unflatten(structure, [np.float32(leaf + 0.1 * draw(size=leaf.shape)) for leaf in leaves])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "simba" else kind for kind in KINDS]
+)
 def test_members_and_rows_are_independent(kind: Kind):
     network, params = built(Torso((8, 8), kind=kind), 5)
     apply = compiled(network)

@@ -308,6 +308,7 @@ def test_the_median_of_an_even_number_is_the_lower_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.slow
 def test_one_seed_has_no_interval_anywhere_and_the_page_says_which(bench: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     page = report([bench], out).read_text()

@@ -303,7 +303,7 @@ def test_a_failed_run_says_so_and_goes_on_from_its_checkpoint(
 def test_other_options_are_refused_for_an_unfinished_run(run: Run, tmp_path: Path):
     path = tmp_path / "run"
     assert run(path, interrupt(at=2)) == "interrupted"
-    with pytest.raises(UserError, match="replay_ratio"):
+    with pytest.raises(UserError, match="--replay-ratio is"):
         run(path, replay_ratio="2")
     assert status(path)["state"] == "interrupted"
 
