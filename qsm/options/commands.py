@@ -129,7 +129,7 @@ class ActionsOptions:
     step: int | None = None
     """The policy of this environment step: of a checkpoint that is there, or the best one. none: the newest."""
     steps: tuple[int, ...] | None = None
-    """The policies of several steps, such as 10000,20000, one below the other."""
+    """The policies of several steps, such as 10000,20000, one after the other."""
     seed: int = 0
     """Seed of the states and of the draws."""
     out: Path = Path("actions.png")

@@ -21,6 +21,8 @@ from qsm.report.modes import Component
 from qsm.report.styles import style_of, styled
 
 MOST_PANELS = 64
+ACROSS = 4
+"""Policies in a row of the figure, where each has one panel."""
 BINS = {1: 50, 2: 40}
 """Of each component, by how many are drawn together."""
 POINTS = {1: 201, 2: 61}
@@ -101,6 +103,8 @@ def numbers(one: Drawn) -> tuple[Rows, list[Component]]:
 def action_figure(drawn: Sequence[Sequence[Drawn]], shown: Sequence[tuple[int, ...]]) -> tuple[Figure, Rows]:
     """A row of panels for each policy; in it, for each state and each of `shown`, density and critic.
 
+    Policies that have one narrow panel each stand side by side, `ACROSS` to a row.
+
     Args:
       drawn: `[policies][states]`.
 
@@ -116,8 +120,10 @@ def action_figure(drawn: Sequence[Sequence[Drawn]], shown: Sequence[tuple[int, .
         )
     is_flat = len(shown[0]) == 1
     width, height = (3.9, 3.4) if is_flat else (6.8, 2.9)
-    figure = Figure(figsize=(max(width * columns, 5.2), height * len(drawn)), layout="constrained")
-    grid = figure.add_gridspec(len(drawn), columns)
+    across = min(len(drawn), ACROSS) if is_flat and columns == 1 else 1
+    down = -(-len(drawn) // across)
+    figure = Figure(figsize=(max(width * columns * across, 5.2), height * down), layout="constrained")
+    grid = figure.add_gridspec(down, columns * across)
     draw = _one_component if is_flat else _two_components
     rows: Rows = []
     for i, policies in enumerate(drawn):
@@ -125,7 +131,8 @@ def action_figure(drawn: Sequence[Sequence[Drawn]], shown: Sequence[tuple[int, .
             of_one, found = numbers(one)
             rows += of_one
             for k, components in enumerate(shown):
-                draw(figure, grid[i, j * len(shown) + k], one, components, found)
+                place = grid[i // across, (i % across) * columns + j * len(shown) + k]
+                draw(figure, place, one, components, found)
     return figure, rows
 
 

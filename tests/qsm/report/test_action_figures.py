@@ -86,6 +86,17 @@ def test_one_component_is_a_histogram_over_its_critic():
     figure.savefig(io.BytesIO(), format="svg")
 
 
+def test_policies_of_one_panel_stand_side_by_side():
+    one = drawn(np.zeros((10, 1)), (1.0,))
+    figure, rows = action_figure([[one]] * 5, [(0,)])
+    assert len(rows) == 5
+    places = [axes.get_subplotspec().get_topmost_subplotspec() for axes in figure.axes[::2]]  # type: ignore[union-attr]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        *((0, column) for column in range(4)),
+        (1, 0),
+    ]
+
+
 def test_two_components_are_a_density_beside_the_critic():
     samples = np.zeros((100, 3))
     samples[:, 0], samples[:30, 2] = -0.99, 0.99
