@@ -92,7 +92,7 @@ def _without_warp() -> Iterator[None]:
 
     Where somebody has imported MJX before, there is nothing to save, and nothing is changed.
     """
-    missing = [name for name in _WARP if name not in sys.modules and "mujoco.mjx" not in sys.modules]
+    missing = [] if "mujoco.mjx" in sys.modules else [name for name in _WARP if name not in sys.modules]
     try:
         sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]  # None: not to be imported
         with contextlib.redirect_stdout(io.StringIO()) if missing else contextlib.nullcontext():

@@ -32,11 +32,13 @@ def read_arguments(
     return given | {"options": given["script"]}
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a CSV file of `rows`, which have the same columns; numbers to six digits, None as nothing."""
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], digits: int = 6) -> None:
+    """Writes a CSV file of `rows`, which have the same columns; numbers to so many digits, None as nothing."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()})
+            writer.writerow(
+                {name: f"{x:.{digits}g}" if isinstance(x, float) else x for name, x in row.items()}
+            )
     print(f"written to {path}")

@@ -10,7 +10,6 @@ points. docs/paper.md reads them.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from matplotlib.patches import Rectangle
 from agents.tabular import boltzmann, planning
 from agents.tabular.mdp import MDP, stay_or_leave
 from envs.gridworld import TASKS, Gridworld
-from qsm.command.script import read_arguments
+from qsm.command.script import read_arguments, write_rows
 from qsm.report.styles import RC
 
 matplotlib.use("Agg")
@@ -193,18 +192,6 @@ def draw_curves(panels: list[Axes], rows: list[dict[str, Any]]) -> None:
         axes.set_xlabel("inverse temperature α")
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A CSV file, numbers to six digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {name: f"{cell:.6g}" if isinstance(cell, float) else cell for name, cell in row.items()}
-            )
-    print(f"written to {path}")
-
-
 def draw(task: str, alphas: list[float], discount: float, rows: list[dict[str, Any]], path: Path) -> None:
     """The figure: policies of `task` above, curves of all gridworlds below."""
     with plt.rc_context(RC):
@@ -245,8 +232,8 @@ def main() -> None:
         for method in ITERATIONS
         for alpha in sorted({*ALPHAS.tolist(), *alphas})
     ]
-    write(options.output / "gridworld.csv", rows)
-    write(options.output / "equation_20.csv", examples())
+    write_rows(options.output / "gridworld.csv", rows)
+    write_rows(options.output / "equation_20.csv", examples())
     draw(options.task, alphas, options.discount, rows, options.output / "gridworld.png")
 
 

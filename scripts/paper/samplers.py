@@ -11,7 +11,6 @@ docs/samplers.md reads the result.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import time
@@ -29,7 +28,7 @@ import numpy as np
 import agents
 from agents.parts.diffusion import Schedule, make_schedule
 from agents.parts.samplers.steps import Sampler, Steps, steps_of
-from qsm.command.script import read_arguments
+from qsm.command.script import read_arguments, write_rows
 from qsm.report.styles import RC
 
 matplotlib.use("Agg")
@@ -270,25 +269,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     print(f"written to {path}")
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A CSV file, numbers to four digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {name: f"{cell:.4g}" if isinstance(cell, float) else cell for name, cell in row.items()}
-            )
-    print(f"written to {path}")
-
-
 def main(options: Options) -> None:
     """Measures, draws and writes."""
     options.output.mkdir(parents=True, exist_ok=True)
     rows = [row for target in targets() for row in (*measure(target, options), chance(target, options))]
-    write(options.output / "samplers.csv", rows)
+    write_rows(options.output / "samplers.csv", rows, digits=4)
     draw(rows, options.output / "samplers.png")
-    write(options.output / "samplers_cost.csv", costs())
+    write_rows(options.output / "samplers_cost.csv", costs(), digits=4)
 
 
 if __name__ == "__main__":
