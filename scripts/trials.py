@@ -1,0 +1,102 @@
+"""Adds the evaluations of trials of settings, finished or not, to the table of all that were tried.
+
+    python scripts/trials.py trials
+
+A row for each evaluation of each run below the folders: agent, task, seed, the options that differ from the agent's
+defaults (and the replay ratio, where it is not one), environment step, mean and std of the return. What the table has
+of a run already is replaced if the run has come further; nothing else of it is touched. results/README.md says what is
+in the committed one.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import agents
+from qsm.base.errors import UserError
+from qsm.command import output
+from qsm.command.script import read_arguments, write_rows
+from qsm.options.arguments import to_arguments
+from qsm.options.parser import Positional
+from qsm.record.config_file import read_config
+from qsm.record.find import find_runs, load_run
+from qsm.record.status import MISTAKE
+from qsm.record.tables import read_csv
+
+KEY = ("agent", "task", "seed", "options")
+COLUMNS = (*KEY, "step", "return_mean", "return_std")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where the table is."""
+
+    output: Path = Path("results/learning/trials.csv")
+    """CSV file to add to; made where there is none."""
+
+
+def options_given(config: dict[str, Any]) -> str:
+    """The options of a run's `config.json` that differ from the defaults of its agent, as flags."""
+    flags = to_arguments(agents.config_from_dict(config["agent"], config["agent_config"]))
+    ratio = str(config["run_config"]["replay_ratio"])
+    return " ".join([*flags, *([] if ratio == "1" else [f"--replay-ratio={ratio}"])])
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """A row for each evaluation of the run at `path`; none before the first."""
+    run = load_run(path)
+    config = read_config(run.path)
+    trial = {
+        "agent": config["agent"],
+        "task": config["task"],
+        "seed": config["run_config"]["seed"],
+        "options": options_given(config),
+    }
+    evaluations = read_csv(run.eval_csv) if run.eval_csv.exists() else []
+    return [trial | {name: row.get(name) for name in COLUMNS[len(KEY) :]} for row in evaluations]
+
+
+def merge(old: list[dict[str, Any]], new: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """`old` rows, with those of each trial in `new` put in where they are more; trials keep their order."""
+    trials: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in old:
+        trials.setdefault(_key(row), []).append(row)
+    for rows in new:
+        if rows and len(rows) > len(trials.get(_key(rows[0]), [])):
+            trials[_key(rows[0])] = rows
+    return [row for rows in trials.values() for row in rows]
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in KEY)
+
+
+def _read(table: Path) -> list[dict[str, Any]]:
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    """Reads the trials and adds to the table."""
+    folders = Positional("folders", "Folders with trials below them.", tuple[Path, ...])
+    given = read_arguments(Options, __doc__, [folders])
+    path = given["options"].output
+    found = [run for folder in given["folders"] for run in find_runs(folder)]
+    if not found:
+        output.complain("error: No run below the folders given; name those that hold the trials")
+        raise SystemExit(MISTAKE)
+    try:
+        rows = merge(_read(path), [rows_of(run) for run in found])
+    except UserError as error:
+        output.complain(f"error: {error}")
+        raise SystemExit(MISTAKE) from error
+    write_rows(path, rows, digits=9)
+
+
+if __name__ == "__main__":
+    main()
