@@ -30,8 +30,10 @@ _DISTRIBUTION: dict[str, Any] = {
 PRESETS: dict[PresetName, Preset] = {
     "paper": Preset("each agent as its paper has it, with plain critics: the defaults", {}),
     "strong": Preset(
-        "one setting for all agents and tasks: SimBa critics of width 128 that learn distributions",
-        {**_SIMBA, **_DISTRIBUTION, "critic_hidden_sizes": (128, 128)},
+        "one setting for all agents and tasks: plain critics with LayerNorm that learn distributions",
+        {**_DISTRIBUTION, "critic_layer_norm": True, "normalize_observations": True},
+        # Actions of a diffusion policy are noisy, where those of SAC and TD3 are its mean: the best of a few.
+        {"diffusion": {"eval_samples": 8}},
     ),
     "simba": Preset(
         "SimBa (Lee et al. 2024)",
