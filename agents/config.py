@@ -16,6 +16,8 @@ Limits = dict[str, tuple[float, float]]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 StepVariance = Literal["beta", "posterior"]
 INFINITY = math.inf
+FEWEST_STATES = 2
+"""States that an update learns from at least, where several chains are drawn at each."""
 DISTRIBUTIONS = ("c51", "two_hot", "hl_gauss")
 """Heads of critics that learn a distribution over atoms."""
 
@@ -39,6 +41,24 @@ def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
     """What each field of `kind` typed `Literal` may be; kept, for to read annotations takes milliseconds."""
     hints = typing.get_type_hints(kind)
     return {name: typing.get_args(h) for name, h in hints.items() if typing.get_origin(h) is typing.Literal}
+
+
+def check_chains(config: Any) -> None:
+    """Holds a batch to the chains of `FEWEST_STATES` states, from which an update then learns.
+
+    Raises:
+      ValueError: it has fewer; says what to change.
+    """
+    size, chains = config.batch_size, config.chains_per_state
+    if size // chains < FEWEST_STATES:
+        fewer = size // FEWEST_STATES
+        lower = (
+            f", or lower chains_per_state to {fewer}" if fewer >= config.limits["chains_per_state"][0] else ""
+        )
+        raise ValueError(
+            f"chains_per_state is {chains}; batch_size, {size}, must hold the chains of {FEWEST_STATES} states or "
+            f"more: raise batch_size to {FEWEST_STATES * chains}{lower}"
+        )
 
 
 def check_choices(config: Any) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from agents.conditions import Conditions, is_off, one_of
-from agents.config import ALL_LEVELS, FEWER_LEVELS, INFINITY, DiffusionConfig, Limits
+from agents.config import ALL_LEVELS, FEWER_LEVELS, INFINITY, DiffusionConfig, Limits, check_chains
 
 Fit = Literal["unit", "spread", "residual"]
 PATH_FLOATS = (
@@ -89,6 +89,7 @@ class PathConfig(DiffusionConfig):
                 raise ValueError(
                     f"chains_per_state is {self.chains_per_state}; it must divide batch_size, {self.batch_size}"
                 )
+            check_chains(self)
             return
         for name, plain in (("temperature", "gradient"), ("critic_target", "plain")):
             if (value := getattr(self, name)) != plain:
