@@ -206,6 +206,20 @@ class Comparison:
         pairs = itertools.product(self.tasks, self.agents)
         return [f"{agent} on {task}" for task, agent in pairs if len(self.scores(task, agent)) == 1]
 
+    def few(self, enough: int) -> list[str]:
+        """Each agent with fewer scores than `enough` on a task, and how many where; those with none are apart."""
+        lines = []
+        for agent in self.agents:
+            numbers = {task: len(self.scores(task, agent)) for task in self.tasks}
+            found = [f"{number} on {task}" for task, number in numbers.items() if 0 < number < enough]
+            lines += [f"{agent}: {', '.join(found)}"] if found else []
+        return lines
+
+    def without_scores(self) -> list[str]:
+        """Agents and tasks without a score."""
+        pairs = itertools.product(self.agents, self.tasks)
+        return [f"{agent} on {task}" for agent, task in pairs if not len(self.scores(task, agent))]
+
     def common_tasks(self) -> list[str]:
         """Tasks on which every agent that has a score has one: only these are put together."""
         agents = self.compared
