@@ -353,7 +353,7 @@ def test_the_dashboard_listens_on_this_machine_only(qsm, tmp_path: Path, monkeyp
     status, out, _ = qsm("dashboard", str(tmp_path), "--port", str(free))
     assert status == 0
     assert f"http://127.0.0.1:{free}/?runColorGroup=regex%3A%28.%2A%29%2Fseed_#timeseries" in out
-    assert calls[0][1:3] == ["-m", "tensorboard.main"]
+    assert calls[0][1:3] == ["-m", "qsm.command.tensorboard_main"]
     assert calls[0][3:] == ["--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", str(free)]
 
 
