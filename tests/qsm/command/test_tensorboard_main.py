@@ -19,7 +19,7 @@ def test_notices_are_left_out_with_the_ends_of_their_lines() -> None:
     stream.write(ADVICE)
     stream.write(SERVING)
     assert kept.getvalue() == ""
-    print("", file=stream)  # the end of no notice
+    stream.write("\n")  # the end of no notice
     assert kept.getvalue() == "\n"
 
 
