@@ -9,7 +9,7 @@ import pytest
 
 from qsm.base.errors import UserError
 from qsm.report import figures, intervals
-from qsm.report.results import Comparison, gather, hours_of
+from qsm.report.results import Comparison, bench_command, finished, gather, hours_of
 from qsm.report.run_sections import show_hours
 from qsm.report.styles import new_figure, step_axis
 from tests.run_folders import STEPS, add, line, two_agents
@@ -162,3 +162,22 @@ def test_who_has_few_seeds_is_told_by_agent_and_who_has_none_apart(bench: Path) 
     ]
     assert comparison.few(3) == ["td3: 1 on walker-run"] and comparison.few(1) == []
     assert comparison.without_scores() == ["sac on walker-run"]
+
+
+def test_runs_count_as_finished_where_they_were_evaluated_at_the_step(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        add(tmp_path, "qsm", "cheetah-run", seed, line(10))
+    add(tmp_path, "qsm", "cheetah-run", 2, line(10, 20_000))  # on its way
+    add(tmp_path, "qsm", "cheetah-run", 0, line(90), backend="mjx")
+    add(tmp_path, "qsm", "cheetah-run", 0, line(10), name="hot")
+    results, task = gather([tmp_path])[0], ["cheetah-run"]
+    found = finished(results, task, ["qsm", "qsm@hot"], STEPS, [tmp_path])
+    seeds = {place: [one.seed for one in runs] for place, runs in found.items()}
+    assert seeds == {("cheetah-run", "qsm"): [0, 1], ("cheetah-run", "qsm@hot"): [0]}
+    assert {one.backend for runs in found.values() for one in runs} == {"dm_control"}
+    assert len(finished(results, task, ["qsm"], 20_000, [tmp_path])["cheetah-run", "qsm"]) == 3
+    with pytest.raises(
+        UserError, match=r"no finished run of sac on cheetah-run below .*: make them with `qsm bench "
+    ):
+        finished(results, task, ["qsm", "sac"], STEPS, [tmp_path])
+    assert "--steps 12345 " in bench_command(task, ["sac"], 12_345)
