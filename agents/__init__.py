@@ -7,9 +7,21 @@ import importlib
 from typing import Any, Literal, NamedTuple
 
 from agents.api import Agent
+from agents.conditions import without_effect
 from agents.presets import PLAIN, PRESETS, PresetName, label_of, options_of
 
-__all__ = ["AGENTS", "PLAIN", "PRESETS", "Agent", "Entry", "Family", "PresetName", "Style", "label_of"]
+__all__ = [
+    "AGENTS",
+    "PLAIN",
+    "PRESETS",
+    "Agent",
+    "Entry",
+    "Family",
+    "PresetName",
+    "Style",
+    "label_of",
+    "without_effect",
+]
 
 Family = Literal["diffusion", "energy", "gaussian", "deterministic"]
 """What the policy is; in tables and figures agents stand by family, in this order."""

@@ -8,6 +8,7 @@ import math
 import typing
 from typing import Any, ClassVar, Literal
 
+from agents.conditions import Condition, Conditions, above, is_on, left_out, one_of, other_than, without
 from agents.parts.types import Sampling
 from agents.presets import PresetName
 
@@ -15,6 +16,10 @@ Limits = dict[str, tuple[float, float]]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 StepVariance = Literal["beta", "posterior"]
 INFINITY = math.inf
+FEWEST_STATES = 2
+"""States that an update learns from at least, where several chains are drawn at each."""
+DISTRIBUTIONS = ("c51", "two_hot", "hl_gauss")
+"""Heads of critics that learn a distribution over atoms."""
 
 
 def check_limits(config: Any, limits: Limits) -> None:
@@ -38,6 +43,24 @@ def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
     return {name: typing.get_args(h) for name, h in hints.items() if typing.get_origin(h) is typing.Literal}
 
 
+def check_chains(config: Any) -> None:
+    """Holds a batch to the chains of `FEWEST_STATES` states, from which an update then learns.
+
+    Raises:
+      ValueError: it has fewer; says what to change.
+    """
+    size, chains = config.batch_size, config.chains_per_state
+    if size // chains < FEWEST_STATES:
+        fewer = size // FEWEST_STATES
+        lower = (
+            f", or lower chains_per_state to {fewer}" if fewer >= config.limits["chains_per_state"][0] else ""
+        )
+        raise ValueError(
+            f"chains_per_state is {chains}; batch_size, {size}, must hold the chains of {FEWEST_STATES} states or "
+            f"more: raise batch_size to {FEWEST_STATES * chains}{lower}"
+        )
+
+
 def check_choices(config: Any) -> None:
     """Holds each field of `config` typed `Literal` to its choices.
 
@@ -48,6 +71,17 @@ def check_choices(config: Any) -> None:
         if getattr(config, name) not in choices:
             allowed = ", ".join(choices)
             raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {allowed}")
+
+
+ALL_LEVELS = Condition(
+    "{acting_steps} is 0 or {denoising_steps}",
+    lambda config: config.acting_steps in (0, config.denoising_steps),
+)
+FEWER_LEVELS = Condition(
+    "{acting_steps} is from 1 to below {denoising_steps}",
+    lambda config: 0 < config.acting_steps < config.denoising_steps,
+)
+"""How many levels of a chain are visited to act."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +170,21 @@ class AgentConfig:
         "last_learning_rate": (0, 1),
         "reset_interval": (0, INFINITY),
     }
+
+    conditions: ClassVar[Conditions] = {
+        "hidden_sizes": left_out("critic_hidden_sizes") | left_out("actor_hidden_sizes"),
+        "critic_layer_norm": one_of("critic_torso", "mlp"),
+        "critic_weight_norm": one_of("critic_torso", "batchnorm"),
+        "num_atoms": one_of("critic_head", *DISTRIBUTIONS),
+        "value_bound": one_of("critic_head", *DISTRIBUTIONS) | is_on("normalize_rewards"),
+        "atom_smoothing": one_of("critic_head", "hl_gauss"),
+        "critic_pessimism": one_of("critic_reduction", "mean_std"),
+        "target_rate": other_than("critic_torso", "batchnorm"),
+        # Kernels on a sphere are not pulled.
+        "weight_decay": other_than("critic_torso", "simbav2") | other_than("actor_torso", "simbav2"),
+        "last_learning_rate": above("learning_rate_decay_steps", 0),
+    }
+    """Options that are read only where others allow it; all others are always read."""
 
     constants: ClassVar[tuple[str, ...]] = (
         *("value_bound", "atom_smoothing", "critic_pessimism"),
@@ -231,6 +280,12 @@ class DiffusionConfig(AgentConfig):
         "explore_samples": (1, 4096),
         "target_samples": (1, 4096),
         "eval_samples": (1, 4096),
+    }
+    conditions: ClassVar[Conditions] = without(AgentConfig.conditions, "weight_decay") | {
+        "beta_min": one_of("schedule", "vp"),
+        "beta_max": one_of("schedule", "vp"),
+        "ddim_eta": one_of("acting_sampler", "ddim"),
+        "score_layer_norm": one_of("actor_torso", "mlp"),
     }
 
     def __post_init__(self) -> None:

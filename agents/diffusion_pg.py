@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
-from agents.config import INFINITY, DiffusionConfig, Limits
+from agents.config import FEWEST_STATES, INFINITY, DiffusionConfig, Limits, check_chains
 from agents.parts.base import DiffusionBase
 from agents.parts.types import Metrics, Mode, Transition
 
@@ -43,7 +43,12 @@ class DiffusionPGConfig(DiffusionConfig):
         "action_noise": (1e-3, INFINITY),
         "sample_clip": (0.1, INFINITY),
         "chains_per_state": (2, 4096),
+        "batch_size": (2 * FEWEST_STATES, 2**20),
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_chains(self)
 
 
 class State(NamedTuple):
@@ -120,12 +125,11 @@ class DiffusionPG(DiffusionBase):
         if mode == "explore":
             sample = functools.partial(self.sample, state, key=key)
             return score.best_of(self.config.explore_samples, sample, value, observation)
-        return score.best_of(
-            self.config.eval_samples,
-            lambda observed: jnp.tanh(self.sample_quietly(state, observed, key)),
-            value,
-            observation,
-        )
+
+        def quiet(observation: jax.Array) -> jax.Array:
+            return jnp.tanh(self.sample_quietly(state, observation, key))
+
+        return score.best_of(self.config.eval_samples, quiet, value, observation)
 
     # ---- Losses -------------------------------------------------------------------------------------------------
 
@@ -160,13 +164,10 @@ class DiffusionPG(DiffusionBase):
 
     def draw(self, state: State, batch: Transition, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """a' `[B, A]` at s', and observations `[C, O]` with chains `[T + 1, C, A]` to learn from, in one pass."""
-        size, num_samples, num_chains = (
-            batch.observation.shape[0],
-            self.config.target_samples,
-            self.config.chains_per_state,
-        )
+        num_samples, num_chains = self.config.target_samples, self.config.chains_per_state
+        size = batch.observation.shape[0]
         ahead = jnp.repeat(batch.next_observation, num_samples, axis=0)
-        observation = jnp.repeat(batch.observation[: max(size // num_chains, 1)], num_chains, axis=0)
+        observation = jnp.repeat(batch.observation[: size // num_chains], num_chains, axis=0)
         both = jnp.concatenate([ahead, observation])
         states = self.states(state.score.params, state.hyperparameters, both, key)
         candidates, states = jnp.tanh(states[0, : ahead.shape[0]]), states[:, ahead.shape[0] :]
@@ -179,8 +180,7 @@ class DiffusionPG(DiffusionBase):
     ) -> tuple[State, Metrics]:
         """Critics, then the score network against the critics just updated, then the target critics."""
         draw_key, spread_key = jax.random.split(key)
-        batch = self.normalized_batch(state, batch)
-        hyper = state.hyperparameters
+        batch, hyper = self.normalized_batch(state, batch), state.hyperparameters
 
         next_action, observation, states = self.draw(state, batch, draw_key)
         target = self.critic.target(state.critic, batch, next_action)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from etils import epy
 
+from agents.conditions import Conditions, above
 from agents.config import INFINITY, DiffusionConfig, Limits
 from agents.parts.base import DiffusionBase
 from agents.parts.types import Metrics, Mode, Transition
@@ -52,6 +53,9 @@ class DiffusionQLConfig(DiffusionConfig):
         "eta": (0, INFINITY),
         "bc_weight": (0, INFINITY),
         "draw_rate": (0, 1),
+    }
+    conditions: ClassVar[Conditions] = DiffusionConfig.conditions | {
+        "choice": above("explore_samples", 1) | above("eval_samples", 1)
     }
 
 

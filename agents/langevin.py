@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from etils import epy
 
+from agents.conditions import Conditions, left_out, never, other_than
 from agents.config import INFINITY, AgentConfig, Limits
 from agents.parts.base import AgentBase
 from agents.parts.types import Metrics, Mode, Transition
@@ -20,6 +21,8 @@ with epy.lazy_imports():  # the command line reads the options below without loa
     import jax.numpy as jnp
 
     from agents.parts import boltzmann, critic, measure, score
+
+NO_ACTOR = never("its actions come from the critics, without an actor network")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,12 @@ class LangevinConfig(AgentConfig):
         "explore_samples": (1, 4096),
         "target_samples": (1, 4096),
         "eval_samples": (1, 4096),
+    }
+    conditions: ClassVar[Conditions] = AgentConfig.conditions | {
+        "hidden_sizes": left_out("critic_hidden_sizes"),
+        "weight_decay": other_than("critic_torso", "simbav2"),
+        "actor_torso": NO_ACTOR,
+        "actor_hidden_sizes": NO_ACTOR,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
+from agents.conditions import Conditions, without
 from agents.config import INFINITY, AgentConfig, Limits
 from agents.parts.base import AgentBase
 from agents.parts.types import Metrics, Mode, Transition
@@ -41,6 +42,8 @@ class TD3Config(AgentConfig):
         "target_noise": (0, INFINITY),
         "target_noise_clip": (0, INFINITY),
     }
+    # The target actor follows by target_rate, whatever the critics do.
+    conditions: ClassVar[Conditions] = without(AgentConfig.conditions, "target_rate")
 
 
 class State(NamedTuple):

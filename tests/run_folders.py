@@ -66,6 +66,17 @@ def line(slope: float, steps: int = STEPS) -> dict[int, float]:
     return {step: slope * step / STEPS for step in range(0, steps + 1, 10_000)}
 
 
+def two_agents(root: Path) -> Path:
+    """Two agents on two tasks; td3 misses seed 1 of walker-run, and its seed 0 there stopped early."""
+    for seed in (0, 1, 2):
+        add(root, "qsm", "cheetah-run", seed, line(300 + seed))
+        add(root, "qsm", "walker-run", seed, line(500 + seed))
+        add(root, "td3", "cheetah-run", seed, line(100 + seed))
+    add(root, "td3", "walker-run", 0, {0: 1.0, 10_000: 9.0})
+    add(root, "td3", "walker-run", 2, line(200))
+    return root
+
+
 def table(file: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with file.open(newline="") as rows:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import agents
 from qsm.base.errors import UserError, first_line, nearest
+from qsm.options import effects
 from qsm.options.arguments import to_arguments
 from qsm.options.commands import OutputOptions
 from qsm.options.parser import Parser
@@ -34,6 +35,7 @@ class AgentSpec(NamedTuple):
     agent: str
     name: str | None
     config: Any
+    warnings: tuple[str, ...] = ()  # of options that change nothing
 
 
 class Cell(NamedTuple):
@@ -249,5 +251,7 @@ def parse_agent(text: str, preset: agents.PresetName = agents.PLAIN) -> AgentSpe
         subject=f"agent {agent!r}",
         implied=lambda given: agents.preset_options(agent, given.get("preset", preset)),
     )
-    config = parser.parse([f"--{option.lstrip('-')}" for option in options])["agent"]
-    return AgentSpec(agent, name or agents.label_of(config.preset), config)
+    given = parser.parse([f"--{option.lstrip('-')}" for option in options])
+    config = given["agent"]
+    warnings = tuple(effects.of_agent(agent, config, given["named"]))
+    return AgentSpec(agent, name or agents.label_of(config.preset), config, warnings)

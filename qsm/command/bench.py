@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qsm.base.errors import UserError
+from qsm.command.output import complain
 from qsm.command.start import check_task
 from qsm.command.versions import check_versions
 from qsm.devices import environment_variables
@@ -38,6 +39,9 @@ def bench(arguments: Sequence[str]) -> int:
     from qsm.bench.grid import make_grid, parse_agent
 
     specs = [parse_agent(text, options.preset) for text in options.agents]
+    for spec in specs:
+        for line in spec.warnings:
+            complain(f"warning: {spec.agent}@{spec.name}: {line}")
     of_all = {"steps": options.steps, "wandb": options.wandb} | protocol.given()
     run_config = parser.instance(run_config_class(options.backend), of_all)
     seeds = range(options.first_seed, options.first_seed + options.seeds)

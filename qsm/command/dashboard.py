@@ -10,6 +10,8 @@ from pathlib import Path
 
 from qsm.base.errors import UserError
 
+PROGRAM = "qsm.command.tensorboard_main"
+
 
 def serve(runs: Path, port: int) -> None:
     """Turns this process into TensorBoard, so that signals reach it.
@@ -34,4 +36,4 @@ def serve(runs: Path, port: int) -> None:
         f"Dashboard of {runs} on http://127.0.0.1:{port}/?{grouping}#timeseries (Ctrl-C ends it)", flush=True
     )
     address = ["--host", "127.0.0.1", "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), *address])
+    os.execv(sys.executable, [sys.executable, "-m", PROGRAM, "--logdir", str(runs), *address])

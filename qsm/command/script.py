@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,12 +34,16 @@ def read_arguments(
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], digits: int = 6) -> None:
-    """Writes a CSV file of `rows`, which have the same columns; numbers to so many digits, None as nothing."""
+    """Writes a CSV file of `rows`, which have the same columns; numbers to so many digits, None and NaN as nothing."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow(
-                {name: f"{x:.{digits}g}" if isinstance(x, float) else x for name, x in row.items()}
-            )
+            writer.writerow({name: _cell(value, digits) for name, value in row.items()})
     print(f"written to {path}")
+
+
+def _cell(value: Any, digits: int) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.{digits}g}"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import agents
 from qsm.base.errors import UserError
 from qsm.base.text import decimal
+from qsm.command.output import complain
 from qsm.command.start import start_jax
 from qsm.command.train import agent_table, preset_table
 from qsm.command.versions import check_versions
+from qsm.options import effects
 from qsm.options.commands import (
     AgentsOptions,
     DashboardOptions,
@@ -23,7 +28,9 @@ from qsm.options.commands import (
     TasksOptions,
 )
 from qsm.options.parser import Parser, Positional
+from qsm.options.saved import agent_options
 from qsm.record.find import load_run
+from qsm.record.run_folder import RunDir
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -37,14 +44,14 @@ def evaluate(arguments: Sequence[str]) -> int:
     )
     given = parser.parse(arguments)
     run, options = given["run"], given["evaluation"]
-    load_run(run)  # a path that is no run is told before JAX is loaded
+    overrides = given["sampler"].given()
+    if options.eval_samples is not None:
+        overrides["eval_samples"] = options.eval_samples
+    _warn(load_run(run), overrides)  # a path that is no run is told before JAX is loaded
     start_jax()
     from qsm.checkpoints.selection import Which
     from qsm.policies.play import play
 
-    overrides = given["sampler"].given()
-    if options.eval_samples is not None:
-        overrides["eval_samples"] = options.eval_samples
     which = Which(options.best, options.step)
     result = play(run, options.episodes, options.seed, overrides, options.video, options.backend, which)
     width = max(map(len, result), default=0)
@@ -62,13 +69,13 @@ def export(arguments: Sequence[str]) -> int:
         positionals=[Positional("run", "Folder of the run.", Path)],
     )
     given = parser.parse(arguments)
-    load_run(given["run"])
+    options, overrides = given["export"], given["sampler"].given()
+    _warn(load_run(given["run"]), overrides)
     start_jax()
     from qsm.checkpoints.selection import Which
     from qsm.policies.export import export as write
 
-    options = given["export"]
-    which, overrides = Which(options.best, options.step), given["sampler"].given()
+    which = Which(options.best, options.step)
     written = write(given["run"], options.output, which, overrides)
     file = str(written.path)
     print(f"{file} ({written.num_bytes:,} bytes). Use it with: policy = qsm.load_policy({file!r})")
@@ -77,6 +84,14 @@ def export(arguments: Sequence[str]) -> int:
     else:
         print("With NumPy alone: from qsm.policies.numpy_policy import load_policy")
     return 0
+
+
+def _warn(run: RunDir, overrides: Mapping[str, Any]) -> None:
+    """Says which of `overrides` change nothing; those that `run` cannot take are told where they are taken."""
+    with contextlib.suppress(ValueError):
+        usual = agent_options(run.config["agent"], run.config["agent_config"])
+        for line in effects.without_effect(agents.override(usual, **overrides), usual, overrides):
+            complain(f"warning: {line}")
 
 
 def runs(arguments: Sequence[str]) -> int:

@@ -6,19 +6,24 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import agents
 from qsm.base.errors import UserError, nearest
+from qsm.command.output import complain
 from qsm.command.start import check_task
 from qsm.devices import environment_variables
+from qsm.options import effects
 from qsm.options.arguments import negated, show_options
 from qsm.options.commands import OutputOptions
 from qsm.options.kinds import flag_of
 from qsm.options.parser import Parser, Positional
 from qsm.options.run import Backend, LaunchOptions, run_config_class
 from qsm.record.status import EXIT_STATUS
+
+if TYPE_CHECKING:
+    from qsm.training.group import Member
 
 USAGE = "qsm train AGENT TASK [options]"
 
@@ -46,6 +51,7 @@ def train(arguments: Sequence[str]) -> int:
     runs = members(
         agent, task, given["agent"], given["run"], launch, output.name, output.runs, output.run_dir
     )
+    _warn(agent, runs, launch, given["named"])
     if output.dry_run:
         print(f"qsm train {agent} {task}")
         _print_options({title: given[title] for title in ("agent", "run", "launch")})
@@ -78,6 +84,15 @@ def parser_of(agent: str, backend: Backend) -> Parser:
 def preset_of(agent: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the preset that is given."""
     return agents.preset_options(agent, given.get("preset", agents.PLAIN))
+
+
+def _warn(agent: str, runs: Sequence[Member], launch: LaunchOptions, named: Collection[str]) -> None:
+    """Says on standard error which of the options that are `named`, or swept, change nothing."""
+    swept = launch.sweep_values
+    given = {*named, *([] if swept is None else [swept[0]])}
+    lines = [line for run in runs for line in effects.of_agent(agent, run.agent_config, given)]
+    for line in dict.fromkeys(lines):
+        complain(f"warning: {line}")
 
 
 def _print_options(groups: dict[str, Any]) -> None:

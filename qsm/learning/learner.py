@@ -86,6 +86,7 @@ class Learner:
         )
         self.compiled = compiled.compile_group(self.group)
         self._ahead: Future[Any] | None = None
+        self._has_learned = False
         streams = [make_streams(seed) for seed in self.seeds]
         self.streams = jax.tree.map(lambda *keys: jnp.stack(keys), *streams)
         if self.placement.mesh is not None:
@@ -174,9 +175,15 @@ class Learner:
         if self._ahead is not None:
             self._ahead.result()
             self._ahead = None
+        self._has_learned = True
         return self.compiled.learn(
             state, self.streams, action, arrival, first_update, num_updates, self.active.copy()
         )
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `learn` can make updates without waiting for a compiler."""
+        return self._has_learned or (self._ahead is not None and self._ahead.done())
 
     def compile_ahead(self) -> None:
         """Has `learn` compiled in the background; the first call of it that makes updates waits for that.

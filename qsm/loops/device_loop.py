@@ -68,6 +68,9 @@ class DeviceLoop:
         # The start of every episode is a row of its own.
         return self.compiled.store_starts(self.learner.init(environment))
 
+    def compiles(self, at: Counters) -> bool:
+        return self.pace.is_first
+
     def advance(self, state: TrainState, at: Counters, until: int) -> tuple[TrainState, Counters]:
         """Makes as many ticks as take about `DISPATCH_SECONDS`; see `Loop.advance`."""
         ticks = min((until - at.step) // self.schedule.increment, self.pace.ticks)
@@ -127,22 +130,23 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.ticks = CHUNK if jax.process_count() > 1 else 1
         self._clock = clock
-        self._is_first = True
+        self.is_first = True
 
     def dispatch(
         self, ticks: int, program: Callable[[], tuple[TrainState, Counters]]
     ) -> tuple[TrainState, Counters]:
         """What `program` of `ticks` ticks gives, finished."""
         if jax.process_count() > 1:
+            self.is_first = False
             return program()
         began = self._clock()
         state, at = jax.block_until_ready(program())
         seconds = self._clock() - began
-        if not self._is_first:  # that one mostly compiled
+        if not self.is_first:  # that one mostly compiled
             # Slowly up and at once down: ticks of the random start are much cheaper than those that learn.
             there = int(ticks / max(seconds, 1e-6) * DISPATCH_SECONDS)
             self.ticks = max(1, min(CHUNK, 4 * self.ticks, there))
-        self._is_first = False
+        self.is_first = False
         return state, at
 
 

@@ -41,6 +41,7 @@ class HostLoop:
         n_step = learner.agent.sampling.n_step
         self.schedule = Schedule.of(config, spec.action_repeat, n_step)
         self._action: Any = None  # [S, 1, A] for the next step
+        self._has_acted = False
         blank = np.zeros(spec.observation_size, np.float32)
         self._blank = time_step(StepType.FIRST, 0.0, 1.0, blank)
         self._no_reset = _stack([self._blank] * learner.num_seeds)
@@ -56,6 +57,10 @@ class HostLoop:
         state = self.learner.learn(state, nothing, start, np.int32(0), np.int32(0))
         self._action = self._act(state, start.first.observation, 0)
         return state
+
+    def compiles(self, at: Counters) -> bool:
+        updates = self.schedule.updates_due(at.step + self.schedule.increment) - at.num_updates
+        return not self._has_acted or (updates > 0 and not self.learner.is_compiled)
 
     def advance(self, state: TrainState, at: Counters, until: int) -> tuple[TrainState, Counters]:
         """Makes one tick; see `Loop.advance`.
@@ -92,6 +97,7 @@ class HostLoop:
     def _act(self, state: TrainState, observation: np.ndarray, step: int) -> Any:
         """Dispatches the actions `[S, 1, A]` for `observation` `[S, 1, O]`, to be taken after `step`."""
         is_random = np.bool_(step < self.schedule.random_steps)
+        self._has_acted = True
         return self.learner.act_to_explore(state, observation, np.int32(step), is_random)
 
     def _start(self) -> Arrival:

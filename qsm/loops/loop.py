@@ -27,6 +27,10 @@ class Loop(Protocol):
         """A fresh state, with the starts of the first episodes stored."""
         ...
 
+    def compiles(self, at: Counters) -> bool:
+        """Whether the next `advance` waits for a program that is being compiled."""
+        ...
+
     def advance(self, state: TrainState, at: Counters, until: int) -> tuple[TrainState, Counters]:
         """Makes one dispatch towards environment step `until`, which lies a whole number of ticks after `at.step`.
 

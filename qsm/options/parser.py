@@ -91,7 +91,7 @@ class Parser:
         return " ".join([*words, *(["[options]"] if self.kinds else [])])
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Values of the positionals by name and an instance of each group by its title.
+        """Values of the positionals by name, an instance of each group by its title, and what was named in `named`.
 
         Raises:
           UserError: a mistake in `arguments`, told in one line.
@@ -102,11 +102,11 @@ class Parser:
             print(self.help())
             raise SystemExit(0)
         values, words = self._read(arguments)
+        named = frozenset(values)  # options of the line itself, and none that is implied
         if self.implied is not None:
             values = {**self.implied(values), **values}
-        return self._read_words(words) | {
-            title: self.instance(group, values) for title, group in self.groups.items()
-        }
+        instances = {title: self.instance(group, values) for title, group in self.groups.items()}
+        return self._read_words(words) | instances | {"named": named}
 
     def help(self, width: int | None = None) -> str:
         """The help, in so many columns; None: those of the terminal."""

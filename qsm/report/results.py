@@ -73,6 +73,49 @@ def gather(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
     return order, problems
 
 
+def finished(
+    results: Iterable[Result], tasks: Sequence[str], labels: Sequence[str], step: int, folders: Sequence[Path]
+) -> dict[tuple[str, str], list[Result]]:
+    """The runs on dm_control of every agent on every task that were evaluated at `step`, by (task, agent).
+
+    Raises:
+      UserError: there is none of one; the line has the command that makes them.
+    """
+    found: dict[tuple[str, str], list[Result]] = {
+        (task, label): [] for task, label in itertools.product(tasks, labels)
+    }
+    for one in results:
+        if one.backend == "dm_control" and step in one.returns and (one.task, one.agent) in found:
+            found[one.task, one.agent].append(one)
+    if missing := [place for place, runs in found.items() if not runs]:
+        task, agent = missing[0]
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        of_tasks, of_labels = (list(dict.fromkeys(names)) for names in zip(*missing, strict=True))
+        raise UserError(
+            f"no finished run of {agent} on {task}{more} below {', '.join(map(str, folders))}: make them with "
+            f"`{bench_command(of_tasks, of_labels, step)}`"
+        )
+    return found
+
+
+def bench_command(tasks: Sequence[str], labels: Sequence[str], step: int) -> str:
+    """The command that trains `labels` on `tasks` as the comparisons of docs/paper.md have it."""
+    steps = f"{step // 1000}e3" if step % 1000 == 0 else str(step)
+    return (
+        f"qsm bench {' '.join(tasks)} --agents {' '.join(labels)} --steps {steps} --random-steps 5000 --seeds 3 "
+        "--out results/agents --wandb disabled"
+    )
+
+
+def range_of(returns: np.ndarray) -> dict[str, float]:
+    """Mean, lowest and highest over the seeds, `[n]`."""
+    return {
+        "return_mean": float(returns.mean()),
+        "return_low": float(returns.min()),
+        "return_high": float(returns.max()),
+    }
+
+
 def agent_order(label: str) -> tuple[int, str]:
     """By family, each agent with its variants beside it; agents of another version come last."""
     families, name = list(get_args(Family)), label.partition("@")[0]
@@ -205,6 +248,20 @@ class Comparison:
         """Agents and tasks with the score of one seed only, which has no interval."""
         pairs = itertools.product(self.tasks, self.agents)
         return [f"{agent} on {task}" for task, agent in pairs if len(self.scores(task, agent)) == 1]
+
+    def few(self, enough: int) -> list[str]:
+        """Each agent with fewer scores than `enough` on a task, and how many where; those with none are apart."""
+        lines = []
+        for agent in self.agents:
+            numbers = {task: len(self.scores(task, agent)) for task in self.tasks}
+            found = [f"{number} on {task}" for task, number in numbers.items() if 0 < number < enough]
+            lines += [f"{agent}: {', '.join(found)}"] if found else []
+        return lines
+
+    def without_scores(self) -> list[str]:
+        """Agents and tasks without a score."""
+        pairs = itertools.product(self.agents, self.tasks)
+        return [f"{agent} on {task}" for agent, task in pairs if not len(self.scores(task, agent))]
 
     def common_tasks(self) -> list[str]:
         """Tasks on which every agent that has a score has one: only these are put together."""

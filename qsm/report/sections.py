@@ -21,6 +21,8 @@ from qsm.report.results import Comparison, Result, gather
 from qsm.report.run_sections import Film
 from qsm.report.styles import collisions
 
+ENOUGH_SEEDS = 5
+"""Seeds of an agent on a task from which on intervals say something."""
 SHOWN_STEPS = 12
 """Steps named in a message; of more, the first and the last."""
 
@@ -153,13 +155,18 @@ def _warn(page: Page, comparison: Comparison) -> None:
                 alone,
             )
         )
-    few = min(len(comparison.scores(t, a)) for t in comparison.tasks for a in comparison.agents)
-    if few < 5:
+    if few := comparison.few(ENOUGH_SEEDS):
         page.add(
             note(
                 "Some agents have fewer than five seeds on a task. Intervals of so few are too narrow to rank agents "
-                "by: read these figures as a first look."
+                "by: read these figures as a first look.",
+                few,
+                "Which, and how many seeds",
             )
+        )
+    if none := comparison.without_scores():
+        page.add(
+            note(f"Some agents have no seed on a task at step {comparison.step:,}, and no place there.", none)
         )
     if same := collisions(comparison.agents):
         page.add(note(" ".join(same)))

@@ -48,6 +48,19 @@ def shared_settings(comparison: Comparison) -> list[Setting]:
     return found
 
 
+def unlike(comparison: Comparison) -> list[str]:
+    """A line on each of the settings `SHARED` that differs, lengths apart: `random steps: 5000 (qsm), 10,000 (sac)`."""
+    lines = []
+    for setting in shared_settings(comparison):
+        agents_of: dict[str, list[str]] = {}
+        for agent, value in zip(comparison.agents, setting.values, strict=True):
+            agents_of.setdefault(value, []).append(agent)
+        if setting.differs and setting.name != "steps":
+            said = ", ".join(f"{value} ({', '.join(names)})" for value, names in agents_of.items())
+            lines.append(f"{setting.name}: {said}")
+    return lines
+
+
 def not_default(comparison: Comparison, agent: str) -> list[str]:
     """`option = value` for every option of `agent` that is not its default in some run."""
     found = []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -96,6 +97,19 @@ def step_axis(axes: Axes, last: float) -> None:
         lambda value, _: f"{value / 1000:g}k" if value and in_thousands else f"{value:g}"
     )
     axes.set_xlabel("environment steps")
+
+
+def mean_and_range(axes: Axes, steps: np.ndarray, returns: np.ndarray, label: str, **line: Any) -> None:
+    """The mean over seeds of `returns` `[n, K]` at `steps` `[K]`, and from two seeds on their lowest and highest as a
+    band; nothing where there is no step. `line` is for `Axes.plot`.
+    """
+    if not len(steps):
+        return
+    every = max(1, len(steps) // 5)
+    axes.plot(steps, returns.mean(axis=0), label=label, markersize=5, markevery=every, **line)
+    if len(returns) > 1:
+        low, high = returns.min(axis=0), returns.max(axis=0)
+        axes.fill_between(steps, low, high, color=line["color"], alpha=0.15, linewidth=0)
 
 
 def legend_below(figure: Figure, ours: Sequence[Any], published: Sequence[Any] = ()) -> None:

@@ -97,6 +97,15 @@ def replay_milliseconds(capacity: int, blocks: int, batch_size: int) -> float:
     return 1e3 * float(np.median(_times(blocks, block))) / number
 
 
+def action_milliseconds(agent: agents.Agent, repeats: int = 500) -> float:
+    """One action in evaluation at one observation of `SPEC`; the fastest of `repeats`, for others may be at work."""
+    observation = jnp.zeros((1, SPEC.observation_size))
+    state = jax.jit(agent.init)(jax.random.key(0))
+    act = jax.jit(functools.partial(agent.act, mode="evaluate"))
+    keys = iter(jax.random.split(jax.random.key(1), repeats + 1))
+    return 1e3 * min(_times(repeats, lambda: act(state, observation, next(keys))))
+
+
 def full_replay(capacity: int) -> replay.Replay:
     """Random rows of one endless episode."""
     empty = replay.create(capacity, 1, SPEC.observation_size, SPEC.action_size)

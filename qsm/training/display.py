@@ -9,9 +9,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -27,6 +28,15 @@ RATE_SECONDS = 3.0
 """Time over which the steps per second are averaged."""
 FIRST_RATE_SECONDS = 1.0
 """Time over which they are averaged at first."""
+
+
+class Wait(NamedTuple):
+    """What a training waits for while programs are compiled."""
+
+    line: str  # what it is, and how long it takes
+    until: str  # what has been done then
+    bar: str = "compiling"
+    is_long: bool = True  # told at once, and not only when it has taken a while
 
 
 class Display:
@@ -71,6 +81,9 @@ class Display:
         # Where the stretch began that the rate is taken from; None where it begins with the next step that is shown.
         self._stretch: tuple[float, int] | None = None
         self._rate: float | None = None
+        self._wait: Wait | None = None  # for programs that are being compiled
+        self._waits_since = self._began
+        self._is_told = False
         # rich ends the process when its output is closed; the training is not to end with it.
         self._console.on_broken_pipe = _raise_broken_pipe
         self._unicode = self._console.encoding.lower().startswith("utf")
@@ -98,11 +111,38 @@ class Display:
     ) -> None:
         self._show(self._bar.stop)
 
-    def compiling(self) -> None:
-        """Says that programs are being compiled: until the first step is shown, nothing else would be."""
-        self._print(Text("compiling (a first start takes longest; compiled programs are kept for the next)"))
-        self._bar.update(self._task, text="compiling")
+    @contextlib.contextmanager
+    def compiling(self, wait: Wait) -> Iterator[None]:
+        """Shows what is waited for: until the first step is shown, nothing else would be."""
+        self._wait, self._waits_since, self._is_told = wait, self._clock(), False
+        if wait.is_long:
+            self.waiting()
+        try:
+            yield
+        finally:
+            self._wait = None
+            self._stretch = None
+
+    def waiting(self) -> None:
+        """Shows for how long programs have been compiled; to be called now and then while they are."""
+        if self._wait is None:
+            return
+        if not self._is_told:
+            self._print(Text(self._wait.line))
+            self._is_told = True
+        text = f"{self._wait.bar}{self._dot}{clock_time(self._clock() - self._waits_since)}"
+        self._bar.update(self._task, text=text)
         self._show(self._bar.refresh)
+
+    @property
+    def stopping(self) -> str:
+        """What the first Ctrl-C comes to, in words."""
+        if self._wait is None:
+            return "stopping after this step and saving; once more ends at once without saving"
+        return (
+            f"stopping when {self._wait.until}, for a compiler cannot be interrupted, and saving; once more ends at "
+            "once, and no learning is lost: there was none since this start"
+        )
 
     def progress(self, step: int) -> None:
         """Moves the bar to `step`."""
@@ -163,7 +203,11 @@ class Display:
         elif self._rate:
             parts.append(f"{self._rate:,.0f} steps/s" if self._rate >= 10 else f"{self._rate:.1f} steps/s")
             parts.append(f"{clock_time((self._total - step) / self._rate)} left")
-        return (" · " if self._unicode else " | ").join(parts)
+        return self._dot.join(parts)
+
+    @property
+    def _dot(self) -> str:
+        return " · " if self._unicode else " | "
 
     def _gauge(self, value: float) -> str:
         """A bar from 0 to the full return, as wide as the terminal leaves room for."""

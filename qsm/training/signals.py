@@ -20,6 +20,11 @@ POLL_INTERVAL = {"dm_control": 64, "mjx": 1}
 class Console(Protocol):
     """Where a person reads what comes of a signal."""
 
+    @property
+    def stopping(self) -> str:
+        """What the first signal comes to, in words."""
+        ...
+
     def warn(self, line: str) -> None: ...
 
     def finish(self, lines: list[str]) -> None: ...
@@ -54,7 +59,7 @@ def interrupts(
             console.finish(["Ended at once. The same command goes on from the newest checkpoint."])
             end_process(128 + number)
         asked = number
-        console.warn("stopping after this step and saving; once more ends at once without saving")
+        console.warn(console.stopping)
 
     def stop_signal() -> int:
         nonlocal agreed, calls

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,12 +17,45 @@ from qsm.learning.build import SIMULATORS, Simulators
 from qsm.options.run import LaunchOptions
 from qsm.record.status import Outcome
 from qsm.training.build import GroupLoop, build_loop
-from qsm.training.display import Display, open_log
+from qsm.training.display import Display, Wait, open_log
 from qsm.training.group import Group, Member
 from qsm.training.opening import open_group, unfinished
 from qsm.training.resume import Start, resume
 from qsm.training.session import Session
 from qsm.training.signals import POLL_INTERVAL, interrupts
+from qsm.training.waiting import beside
+
+
+class Waits(NamedTuple):
+    """What is waited for while programs are compiled; how long, as on two cores (docs/speed.md, docs/scaling.md)."""
+
+    start: Wait
+    step: Wait
+    resume: Wait
+
+
+AGENT = (
+    "compiling the agent's programs (10 to 30 s at a first start, a few seconds at the next: they are kept)"
+)
+ENVIRONMENTS = (
+    "compiling the environments' programs and the agent's (one to three minutes at a first start, some 20 s at the "
+    "next: they are kept)"
+)
+EVALUATED = "all is compiled and the first evaluation is made"
+WAITS: dict[str, Waits] = {
+    "dm_control": Waits(
+        Wait(AGENT, EVALUATED, "compiling and evaluating"),
+        Wait(
+            "waiting for the compiler of the program that learns", "the first update is made", is_long=False
+        ),
+        Wait(AGENT, "all is compiled and a step is made"),
+    ),
+    "mjx": Waits(
+        Wait(ENVIRONMENTS, EVALUATED, "compiling and evaluating"),
+        Wait("compiling the program that steps and learns, the largest", "it is compiled and a step is made"),
+        Wait(ENVIRONMENTS, "all is compiled and a step is made"),
+    ),
+}
 
 
 def train(
@@ -68,20 +102,27 @@ def train(
             interrupts(display, POLL_INTERVAL[launch.backend], session.abandon, end_process) as stop_signal,
             session.writing(start),
         ):
-            return _drive(session, start, stop_signal)
+            return _drive(session, start, stop_signal, WAITS[launch.backend])
 
 
-def _drive(session: Session, start: Start, stop_signal: Callable[[], int]) -> Outcome:
+def _drive(session: Session, start: Start, stop_signal: Callable[[], int], waits: Waits) -> Outcome:
     """Trains from `start` to the last step, or until asked to stop."""
-    loop, schedule = session.loop, session.loop.schedule
+    loop, schedule, display = session.loop, session.loop.schedule, session.display
     state, at = start.state, start.at
     try:
-        session.display.compiling()
         if state is None:
-            state = session.handle("evaluation", loop.begin(), at)
+            with display.compiling(waits.start):
+                state = beside(lambda: session.handle("evaluation", loop.begin(), at), display.waiting)
         while at.step < schedule.steps and session.group.active_runs and not stop_signal():
             before = at.step
-            state, at = loop.advance(state, at, schedule.next_event(before))
+            until = schedule.next_event(before)
+            if loop.compiles(at):
+                advance = functools.partial(loop.advance, state, at, until)
+                resumes = start.state is not None and at == start.at
+                with display.compiling(waits.resume if resumes else waits.step):
+                    state, at = beside(advance, display.waiting)
+            else:
+                state, at = loop.advance(state, at, until)
             session.on_step(at.step)
             for event in schedule.due(before, at.step):
                 state = session.handle(event, state, at)

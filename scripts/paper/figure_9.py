@@ -10,7 +10,6 @@ acting and simulation among them, on the machine that trained the run.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +20,13 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from qsm.base.errors import UserError
-from qsm.command.script import read_arguments
+from qsm.command.script import read_arguments, write_rows
 from qsm.options.parser import Positional
 from qsm.record.find import load_run
 from qsm.record.tables import read_csv
 from qsm.report.intervals import common_curve
-from qsm.report.results import Result, gather
-from qsm.report.styles import RC, step_axis
+from qsm.report.results import Result, gather, range_of
+from qsm.report.styles import RC, mean_and_range, step_axis
 
 matplotlib.use("Agg")
 
@@ -103,23 +102,8 @@ def variants(runs: list[Result], option: str) -> list[Variant]:
 def draw_curves(axes: Axes, found: list[Variant], colors: dict[Any, Any]) -> None:
     """Mean return over the seeds with the band of its lowest and highest."""
     for place, one in enumerate(found):
-        if not len(one.steps):
-            continue
-        color, marker = colors[one.value], MARKERS[place % len(MARKERS)]
-        every = max(1, len(one.steps) // 5)
-        label = f"{one.label} (n = {one.seeds})"
-        axes.plot(
-            one.steps,
-            one.returns.mean(axis=0),
-            color=color,
-            marker=marker,
-            markersize=5,
-            markevery=every,
-            label=label,
-        )
-        if one.seeds > 1:
-            low, high = one.returns.min(axis=0), one.returns.max(axis=0)
-            axes.fill_between(one.steps, low, high, color=color, alpha=0.15, linewidth=0)
+        look = {"color": colors[one.value], "marker": MARKERS[place % len(MARKERS)]}
+        mean_and_range(axes, one.steps, one.returns, f"{one.label} (n = {one.seeds})", **look)
     axes.set(title=found[0].task, ylabel="return")
     axes.set_ylim(0, None)
     step_axis(axes, max((one.steps[-1] for one in found if len(one.steps)), default=1))
@@ -183,10 +167,7 @@ def rows_of(found: list[Variant], option: str) -> list[dict[str, Any]]:
                 "step": int(step),
                 "seeds": one.seeds,
             }
-            numbers = returns.mean(), returns.min(), returns.max(), one.updates_per_second
-            names = ("return_mean", "return_low", "return_high", "updates_per_second")
-            cells = ("" if np.isnan(number) else f"{number:.5g}" for number in numbers)
-            rows.append(row | dict(zip(names, cells, strict=True)))
+            rows.append(row | range_of(returns) | {"updates_per_second": one.updates_per_second})
     return rows
 
 
@@ -206,12 +187,9 @@ def main() -> None:
         raise SystemExit("no evaluated run there; docs/paper.md has the command that trains them")
     rows, table = rows_of(found, options.option), options.output.with_suffix(".csv")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(table, rows, digits=5)
     draw(found, options.option, options.output)
-    print(f"written to {options.output} and {table}")
+    print(f"written to {options.output}")
 
 
 if __name__ == "__main__":

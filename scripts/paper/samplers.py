@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,6 +27,7 @@ from agents.parts.diffusion import Schedule, make_schedule
 from agents.parts.samplers.steps import Sampler, Steps, steps_of
 from qsm.command.script import read_arguments, write_rows
 from qsm.report.styles import RC
+from qsm.speed.limits import SPEC, action_milliseconds
 
 matplotlib.use("Agg")
 
@@ -202,33 +200,20 @@ def described(target: Target, levels: Any, sampler: str, steps: Any) -> dict[str
 
 
 def costs(repeats: int = 500) -> list[dict[str, Any]]:
-    """Milliseconds of one action at one observation, for qsm with its default network on this machine; the fastest
-    of `repeats`, for others may be at work on it.
-    """
+    """Milliseconds of one action of qsm with its default network on this machine (`action_milliseconds`)."""
     rows = []
-    observation = jnp.zeros((1, 17))
-    state = jax.jit(agents.make_agent("qsm", 17, 6).init)(jax.random.key(0))  # of any number of levels
     for num_levels, sampler, num_steps in (
         *((levels, "ancestral", levels) for levels in LEVELS),
         *((100, "dpm++", steps) for steps in (5, 10, 20)),
     ):
-        agent = agents.make_agent(
-            "qsm", 17, 6, denoising_steps=num_levels, acting_sampler=sampler, acting_steps=num_steps
-        )
-        act = jax.jit(functools.partial(agent.act, mode="evaluate"))
-        keys = list(jax.random.split(jax.random.key(1), repeats + 1))
-        jax.block_until_ready(act(state, observation, keys.pop()))
-        times = []
-        for key in keys:
-            began = time.perf_counter()
-            jax.block_until_ready(act(state, observation, key))
-            times.append(time.perf_counter() - began)
+        way = {"denoising_steps": num_levels, "acting_sampler": sampler, "acting_steps": num_steps}
+        agent = agents.make_agent("qsm", SPEC.observation_size, SPEC.action_size, **way)
         rows.append(
             {
                 "levels": num_levels,
                 "sampler": sampler,
                 "evaluations": num_steps,
-                "milliseconds_on_this_machine": 1e3 * min(times),
+                "milliseconds_on_this_machine": action_milliseconds(agent, repeats),
             }
         )
     return rows

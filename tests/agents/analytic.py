@@ -25,6 +25,7 @@ SMALL = {
     "time_embedding_size": 8,
     "time_hidden_sizes": (8,),
     "score_decay_steps": 100,
+    "chains_per_state": 4,
 }
 """Options that compile and run fast, for agents that have them."""
 LONG_RUN: Any = {"xla_backend_optimization_level": 2}

@@ -65,7 +65,10 @@ def test_the_limits_themselves_are_allowed(name: str, option: str):
     for limit in config.limits[option]:
         if math.isfinite(limit):
             value: Any = limit if kind == "float" else int(limit)
-            beside = {"denoising_steps": value} if option == "acting_steps" and value else {}
+            beside: dict[str, Any] = {"denoising_steps": value} if option == "acting_steps" and value else {}
+            if "chains_per_state" in config.limits and option in ("batch_size", "chains_per_state"):
+                beside = {"batch_size": 2**20, "chains_per_state": 2} | {option: value}
+                beside.pop(option)
             config(**{option: (value,) if str(kind).startswith("tuple") else value}, **beside)
 
 
@@ -83,6 +86,22 @@ def test_blocks_of_different_widths_are_refused(part: str):
     with pytest.raises(ValueError, match=r"^hidden_sizes is \(8, 4\); it must hold equal widths"):
         agents.make_agent("sac", 3, 1, **{f"{part}_torso": "simba", "hidden_sizes": (8, 4)})
     agents.make_agent("sac", 3, 1, **unequal | {f"{part}_torso": "mlp"})
+
+
+@pytest.mark.parametrize(
+    "plain", [agents.config_of("diffusion-pg"), agents.config_of("qsm-clean", target="weighted")]
+)
+def test_an_update_learns_from_two_states_or_more(plain: Any):
+    two = agents.override(plain, batch_size=32, chains_per_state=16)
+    for options in ({"batch_size": 16}, {"chains_per_state": 32}):
+        with pytest.raises(ValueError, match=r"^chains_per_state is \d+; ") as caught:
+            agents.override(two, **options)
+    line = "chains_per_state is 32; batch_size, 32, must hold the chains of 2 states or more: raise batch_size to 64, "
+    assert str(caught.value) == line + "or lower chains_per_state to 16"
+    agents.override(two, batch_size=64, chains_per_state=32)
+    if plain.limits["batch_size"][0] < 4:  # two chains at two states
+        with pytest.raises(ValueError, match=r"raise batch_size to 4$"):
+            agents.override(two, batch_size=2, chains_per_state=2)
 
 
 def test_a_score_network_has_no_sphere():
@@ -142,7 +161,7 @@ def test_options_survive_a_dictionary(name: str):
     config = agents.config_class(name)(hidden_sizes=(8, 4))
     values = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(config).items()}
     assert agents.config_from_dict(name, values) == config
-    assert agents.override(config, batch_size=4).batch_size == 4
+    assert agents.override(config, batch_size=16).batch_size == 16
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -43,7 +43,7 @@ def test_runs_are_put_together_by_the_option(tmp_path: Path):
     assert len(rows) == 8
     assert rows[3] == {
         **{"task": "walker-walk", "agent": "qsm", "denoising_steps": 5, "step": 30_000, "seeds": 3},
-        **{"return_mean": "600", "return_low": "300", "return_high": "900", "updates_per_second": "120"},
+        **{"return_mean": 600.0, "return_low": 300.0, "return_high": 900.0, "updates_per_second": 120.0},
     }
     figure_9.draw(found, "denoising_steps", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

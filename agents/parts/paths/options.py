@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from agents.config import INFINITY, DiffusionConfig, Limits
+from agents.conditions import Conditions, is_off, one_of
+from agents.config import ALL_LEVELS, FEWER_LEVELS, INFINITY, DiffusionConfig, Limits, check_chains
 
 Fit = Literal["unit", "spread", "residual"]
 PATH_FLOATS = (
@@ -15,6 +16,10 @@ PATH_FLOATS = (
     "effective_floor",
     "temperature_learning_rate",
 )
+
+WEIGHTED = one_of("target", "weighted")
+TUNED = WEIGHTED & one_of("temperature", "entropy")
+ANCESTRAL = one_of("acting_sampler", "ancestral")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,21 @@ class PathConfig(DiffusionConfig):
         "effective_floor": (0, 1),
         "temperature_learning_rate": (0, 10),
     }
+    conditions: ClassVar[Conditions] = DiffusionConfig.conditions | {
+        # Weighted chains have variances of their own: only another way down to act has these.
+        "step_variance": one_of("target", "clean")
+        | (ANCESTRAL & is_off("act_with_chain"))
+        | (ANCESTRAL & FEWER_LEVELS),
+        "chains_per_state": WEIGHTED,
+        "tempering_share": WEIGHTED,
+        "step_fit": WEIGHTED,
+        "target_fit": WEIGHTED,
+        "fit_rate": WEIGHTED,
+        "act_with_chain": WEIGHTED & ANCESTRAL & ALL_LEVELS,
+        "target_entropy_per_action": TUNED,
+        "effective_floor": TUNED,
+        "temperature_learning_rate": TUNED,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +89,7 @@ class PathConfig(DiffusionConfig):
                 raise ValueError(
                     f"chains_per_state is {self.chains_per_state}; it must divide batch_size, {self.batch_size}"
                 )
+            check_chains(self)
             return
         for name, plain in (("temperature", "gradient"), ("critic_target", "plain")):
             if (value := getattr(self, name)) != plain:

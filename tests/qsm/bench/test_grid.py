@@ -163,6 +163,28 @@ def test_variants_are_agents_of_their_own() -> None:
     assert parse_agent("sac") == AgentSpec("sac", None, SACConfig())
 
 
+def test_a_variant_is_told_which_of_its_options_have_no_effect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    specs = ["qsm", "qsm@atoms:num_atoms=51", "td3@norm:critic_weight_norm:discount=0.9", "sac"]
+    words = [
+        "bench",
+        "walker-walk",
+        "--seeds",
+        "3",
+        "--out",
+        str(tmp_path),
+        "--dry-run",
+        "--preset",
+        "strong",
+    ]
+    assert cli.main([*words, "--agents", *specs]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qsm: warning: td3@norm: --critic-weight-norm has no effect: read only where ")
+    assert cli.main([*words[:-2], "--agents", *specs]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

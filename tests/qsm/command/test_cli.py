@@ -322,6 +322,26 @@ def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytes
     assert calls[1][3] == {"acting_sampler": "dpm++", "acting_steps": 3}
     assert qsm("eval", str(run))[0] == 0
     assert calls[2][3] == {}
+    assert qsm("eval", str(run), "--acting-sampler", "ddim", "--ddim-eta", "0.5")[2] == ""
+    _, _, err = qsm("eval", str(run), "--ddim-eta", "0.5")
+    assert err.startswith(
+        "qsm: warning: --ddim-eta 0.5 has no effect: read only where --acting-sampler is ddim;"
+    )
+
+
+def test_options_without_effect_are_told_before_the_training(qsm, trained: list[tuple]):
+    start = "qsm: warning: --num-atoms 51 has no effect: read only where --critic-head is c51, two_hot or hl_gauss"
+    for more in ([], ["--dry-run"], ["--num-seeds", "3"]):
+        _, _, err = qsm(*TRAIN, "--num-atoms", "51", *more)
+        assert err == f"{start}; change that, or leave it out\n"
+    assert len(trained) == 2
+    for words in (["--num-atoms", "101"], ["--num-atoms=51", "--critic-head=c51"], ["--preset", "strong"]):
+        assert qsm(*TRAIN, *words)[2] == ""
+    swept = ["--target", "weighted", "--sweep", "effective_floor=0.1,0.2"]
+    lines = qsm("train", "qsm-clean", "cheetah-run", *swept)[2].splitlines()
+    assert [line.split()[2:6] for line in lines] == [
+        ["--effective-floor", value, "has", "no"] for value in ("0.1", "0.2")
+    ]
 
 
 def test_the_dashboard_listens_on_this_machine_only(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -333,7 +353,7 @@ def test_the_dashboard_listens_on_this_machine_only(qsm, tmp_path: Path, monkeyp
     status, out, _ = qsm("dashboard", str(tmp_path), "--port", str(free))
     assert status == 0
     assert f"http://127.0.0.1:{free}/?runColorGroup=regex%3A%28.%2A%29%2Fseed_#timeseries" in out
-    assert calls[0][1:3] == ["-m", "tensorboard.main"]
+    assert calls[0][1:3] == ["-m", "qsm.command.tensorboard_main"]
     assert calls[0][3:] == ["--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", str(free)]
 
 

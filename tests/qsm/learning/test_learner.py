@@ -130,8 +130,11 @@ def test_the_largest_program_is_compiled_ahead_and_once(caplog: pytest.LogCaptur
     jax.config.update("jax_log_compiles", True)  # for all threads, as the context manager is not
     try:
         with caplog.at_level(logging.WARNING):
+            state = filled(learner, 9)
+            assert not learner.is_compiled
             learner.compile_ahead()
-            learn(learner, filled(learner), 8, first_update=0, num_updates=2)
+            learn(learner, state, 9, first_update=0, num_updates=2)
+            assert learner.is_compiled
     finally:
         jax.config.update("jax_log_compiles", False)
     threads = [

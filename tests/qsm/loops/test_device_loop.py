@@ -189,8 +189,10 @@ def test_a_dispatch_takes_about_a_second():
         given.append(pace.ticks)
         return (), Counters(0, 0)
 
+    assert pace.is_first
     for _ in range(6):
         pace.dispatch(pace.ticks, program)
+        assert not pace.is_first
     assert given == [1, 1, 4, 16, 64, 128]
     seconds_per_tick = 0.25
     for _ in range(3):

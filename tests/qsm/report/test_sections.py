@@ -9,17 +9,14 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from qsm.base.errors import UserError
 from qsm.command import cli
 from qsm.report import figures, intervals
-from qsm.report.results import Comparison, gather, hours_of
-from qsm.report.run_sections import show_hours
+from qsm.report.results import Comparison, gather
 from qsm.report.sections import report
-from qsm.report.styles import new_figure, step_axis
-from tests.run_folders import STEPS, add, leave_undrawn, line, table
+from tests.run_folders import STEPS, add, leave_undrawn, line, table, two_agents
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,15 +33,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Path:
-    """Two agents on two tasks; td3 misses seed 1 of walker-run, and its seed 0 there stopped early."""
-    root = tmp_path / "bench"
-    for seed in (0, 1, 2):
-        add(root, "qsm", "cheetah-run", seed, line(300 + seed))
-        add(root, "qsm", "walker-run", seed, line(500 + seed))
-        add(root, "td3", "cheetah-run", seed, line(100 + seed))
-    add(root, "td3", "walker-run", 0, {0: 1.0, 10_000: 9.0})
-    add(root, "td3", "walker-run", 2, line(200))
-    return root
+    return two_agents(tmp_path / "bench")
 
 
 class Links(HTMLParser):
@@ -85,6 +74,7 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(
     for text in ("td3 seed 1: not trained", "td3 seed 0: evaluated up to step 10,000 (preempted)"):
         assert f"walker-run {text}" in page
     assert "2 of 12 runs have no evaluation at step 30,000" in page
+    assert "<li>td3: 3 on cheetah-run, 1 on walker-run</li>" in page and "no place there" not in page
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -116,27 +106,6 @@ def test_the_numbers_are_those_of_the_runs(bench: Path, tmp_path: Path) -> None:
     assert (pair["agent"], pair["over"], pair["value"], pair["low"]) == ("qsm", "td3", "1", "")
     speeds = table(out / "data" / "dm_control_speed.csv")
     assert [(row["agent"], row["steps_per_second"]) for row in speeds] == [("qsm", "151"), ("td3", "151")]
-
-
-def test_returns_of_a_maze_are_shares_of_its_goal(tmp_path: Path) -> None:
-    root = tmp_path / "runs"
-    for seed in (0, 1):
-        add(root, "qsm", "gridworld-cliff", seed, line(-0.5))
-        add(root, "qsm", "cheetah-run", seed, line(250))
-    results = gather([root])[0]
-    maze = Comparison([one for one in results if one.task == "gridworld-cliff"])
-    np.testing.assert_array_equal(maze.normalized("qsm")["gridworld-cliff"], [-0.5, -0.5])
-    np.testing.assert_array_equal(maze.normalized_curves("qsm")[1]["gridworld-cliff"][:, -1], [-0.5, -0.5])
-    bars, _ = figures.aggregates(maze)
-    assert bars.get_supxlabel() == "return at step 30,000"
-    assert bars.axes[0].get_xlim() == (-0.5, 1.5)  # the gap to 1 is 1.5
-    for figure, _ in (figures.learning_curves(maze, "gridworld-cliff"), figures.sample_efficiency(maze)):
-        assert figure.axes[0].get_ylim()[0] == -0.5
-
-    both = Comparison(results)
-    _, rows = figures.aggregates(both)
-    assert [row["value"] for row in rows if row["statistic"] == "mean"] == [pytest.approx((0.25 - 0.5) / 2)]
-    assert both.score_name == "return / most of its task"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -179,43 +148,6 @@ def test_runs_of_different_settings_are_marked(tmp_path: Path) -> None:
     page = (out / "index.html").read_text()
     assert '<tr class="differs"><td>action repeat</td><td>2</td><td>1</td></tr>' in page
     assert page.count('class="differs"') == 1 and "not like for like" in page
-
-
-def test_a_variant_is_an_agent_of_its_own(tmp_path: Path) -> None:
-    add(tmp_path, "qsm", "cheetah-run", 0, line(1))
-    add(tmp_path, "qsm", "cheetah-run", 0, line(2), name="hot")
-    add(tmp_path, "sac", "cheetah-run", 0, line(2))
-    results, problems = gather([tmp_path])
-    assert Comparison(results).agents == ["qsm", "qsm@hot", "sac"] and not problems
-
-
-def test_the_same_run_in_two_folders_is_refused_and_a_damaged_one_left_out(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        add(tmp_path / folder, "sac", "cheetah-run", 0, line(1))
-    assert len(gather([tmp_path / "a", tmp_path / "a"])[0]) == 1
-    with pytest.raises(UserError, match="both sac on cheetah-run with seed 0"):
-        gather([tmp_path])
-    run = add(tmp_path / "a", "sac", "cheetah-run", 1, line(1))
-    (run.path / "config.json").write_text("{")
-    results, problems = gather([tmp_path / "a"])
-    assert len(results) == 1 and len(problems) == 1 and "damaged" in problems[0]
-
-
-def test_aggregates_are_over_tasks_that_every_agent_has_and_steps_that_all_runs_share(bench: Path) -> None:
-    comparison = Comparison(gather([bench])[0])
-    assert comparison.common_tasks() == ["cheetah-run", "walker-run"]
-    steps, curves = comparison.normalized_curves("td3")
-    assert steps.tolist() == [0, 10_000, 20_000, 30_000]
-    assert {task: values.shape for task, values in curves.items()} == {
-        "cheetah-run": (3, 4),
-        "walker-run": (1, 4),
-    }
-    assert curves["walker-run"][0, -1] == pytest.approx(0.2)
-    early = Comparison(gather([bench])[0], step=10_000)
-    assert early.scores("walker-run", "td3").tolist() == pytest.approx([9.0, 200 / 3])
-    assert len(early.missing()) == 1
-    alone = [one for one in gather([bench])[0] if (one.task, one.agent) != ("walker-run", "td3")]
-    assert Comparison(alone).common_tasks() == ["cheetah-run"]
 
 
 @pytest.mark.parametrize(
@@ -262,19 +194,6 @@ def test_a_report_at_step_0_is_drawn(bench: Path, tmp_path: Path) -> None:
     assert "Return at step 0" in report([bench], tmp_path / "report", step=0).read_text()
 
 
-def test_runs_are_compared_at_the_length_that_most_of_them_have_reached(bench: Path) -> None:
-    results = gather([bench])[0]
-    longer = [
-        one._replace(config={**one.config, "run_config": {**one.config["run_config"], "steps": 40_000}})
-        for one in results
-    ]
-    assert Comparison([results[0], *longer[1:]]).step == STEPS  # none of them is there yet
-    reached = [one._replace(returns={**one.returns, 40_000: 1.0}) for one in longer]
-    assert Comparison([*results[:6], *reached[6:]]).step == STEPS
-    assert Comparison(reached).step == 40_000
-    assert Comparison(longer, step=7).step == 7
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_videos_are_of_the_median_seed_and_one_that_cannot_be_made_is_told(
     bench: Path, tmp_path: Path
@@ -297,14 +216,6 @@ def test_videos_are_of_the_median_seed_and_one_that_cannot_be_made_is_told(
         "dm_control_cheetah-run_qsm.mp4",
         "dm_control_walker-run_qsm.mp4",
     ]
-
-
-def test_the_median_of_an_even_number_is_the_lower_one(tmp_path: Path) -> None:
-    for seed, slope in enumerate((40, 10, 30, 20)):
-        add(tmp_path, "sac", "fish-swim", seed, line(slope))
-    comparison = Comparison(gather([tmp_path])[0])
-    median = comparison.median("fish-swim", "sac")
-    assert median is not None and median.seed == 3 and comparison.median("fish-swim", "td3") is None
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -357,6 +268,12 @@ def test_runs_without_an_evaluation_are_missing_cells(bench: Path, tmp_path: Pat
     assert "fish-swim sac seed 0: no evaluation yet (interrupted)" in page and "Left out" not in page
     assert '<td>fish-swim</td><td class="missing">missing (0 of 4)</td>' in page
     assert "<td>501 ± 1 (3 of 4)</td>" in page
+    # Who has no seed is not among those with few.
+    assert (
+        "<li>qsm: 3 on cheetah-run, 3 on walker-run</li>" in page
+        and "<li>sac" not in page.partition("no place")[0]
+    )
+    assert "no seed on a task at step 30,000" in page and "<li>sac on fish-swim</li>" in page
     # What has no score anywhere keeps nothing from being put together.
     bars = table(tmp_path / "report" / "data" / "dm_control_aggregates.csv")
     assert {row["agent"] for row in bars} == {"qsm", "td3"}
@@ -372,22 +289,6 @@ def test_seeds_that_are_expected_and_were_never_begun_are_missing(tmp_path: Path
     assert "2 of 4 runs have no evaluation" in page and "(2 of 4)" in page
     assert "cheetah-run sac seed 6: not trained" in page and "cheetah-run sac seed 8: not trained" in page
     assert "(2)" in report([tmp_path], tmp_path / "report", seeds=1).read_text()
-
-
-def test_hours_are_of_training_and_evaluation() -> None:
-    rate = "loop/steps_per_second"
-    training = [
-        {"step": 1000.0},
-        {"step": 2000.0, rate: 100.0},
-        {"step": 3000.0},
-        {"step": 4000.0, rate: 50.0},
-    ]
-    evaluations = [{"step": step, "seconds": 5.0} for step in (0.0, 1500.0, 4000.0, 5000.0)]
-    found = hours_of(training, evaluations)
-    assert found == pytest.approx({0: 5 / 3600, 1500: 25 / 3600, 4000: (10 + 10 + 20 + 20 + 15) / 3600})
-    assert (
-        hours_of(training, [{"step": 0.0, "return_mean": 1.0}]) == {} and hours_of([], evaluations[1:]) == {}
-    )
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -410,22 +311,6 @@ def test_speeds_are_told_apart_by_hardware(tmp_path: Path) -> None:
     ]
     assert "several kinds of hardware" in page
     assert not (tmp_path / "both" / "data" / "dm_control_time_efficiency.csv").exists()
-
-
-@pytest.mark.parametrize(("last", "labels"), [(300, ["0", "150", "300"]), (50_000, ["0", "25k", "50k"])])
-def test_steps_are_in_thousands_where_there_are_some(last: int, labels: list[str]) -> None:
-    _, axes = new_figure(3)
-    step_axis(axes, last)
-    assert axes.xaxis.get_major_formatter().format_ticks([0, last / 2, last]) == labels
-
-
-def test_figures_fit_a_phone_and_no_legend_covers_a_curve(bench: Path) -> None:
-    comparison = Comparison(gather([bench])[0])
-    bars, _ = figures.aggregates(comparison)
-    assert len(bars.axes) == 4 and len({round(axes.get_position().x0, 2) for axes in bars.axes}) == 2
-    for draw in (figures.sample_efficiency, figures.profile, figures.time_efficiency):
-        figure, _ = draw(comparison)
-        assert figure.axes[0].get_legend() is None and len(figure.legends) == 1
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -454,21 +339,6 @@ def test_one_is_one_and_more_are_many(
     assert f"<h1>{title}</h1>" in page
     for text in texts:
         assert text in page
-
-
-@pytest.mark.parametrize(
-    ("hours", "text"),
-    [(1 / 3600, "1.0 s"), (40 / 3600, "40 s"), (0.25, "15 min"), (3.5, "3 h 30 min"), (100, "4 d 4 h")],
-)
-def test_time_is_shown_in_the_unit_that_suits_it(hours: float, text: str) -> None:
-    assert show_hours(hours) == text
-
-
-@pytest.mark.parametrize(
-    ("hours", "unit"), [(0.01, (3600, "seconds")), (0.5, (60, "minutes")), (2, (1, "hours"))]
-)
-def test_time_is_drawn_in_the_unit_that_suits_it(hours: float, unit: tuple[int, str]) -> None:
-    assert figures.time_unit(hours) == unit
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qsm.training.display import Display, open_log
+from qsm.training.display import Display, Wait, open_log
 
 ROOT = Path(__file__).parents[3]
+WAIT = Wait("compiling the programs (a minute)", "all is compiled")
 HEADER = {"agent": "qsm", "task": "walker-walk"}
 
 
@@ -128,10 +129,12 @@ def test_compiling_is_said_and_counts_into_no_rate() -> None:
     """A run of 1,500 steps whose first step came after 30 s was shown at 0.2 steps/s, and as to take 51:41 more."""
     console, clock = terminal(), Clock()
     with Display(1500, {}, console, clock=clock) as display:
-        display.compiling()
-        assert bar(console).endswith("compiling")
-        clock.now += 30
-        display.evaluation(0, [1.0])
+        with display.compiling(WAIT):
+            assert bar(console).endswith("compiling · 0:00")
+            clock.now += 30
+            display.waiting()
+            assert bar(console).endswith("compiling · 0:30")
+            display.evaluation(0, [1.0])
         clock.now += 5
         for step in range(6):
             display.progress(step)
@@ -161,11 +164,37 @@ def test_an_evaluation_counts_into_no_rate() -> None:
 def test_compiling_is_one_line_in_a_file() -> None:
     console = plain()
     with Display(10, {}, console) as display:
-        display.compiling()
+        with display.compiling(WAIT):
+            display.waiting()
+            display.waiting()
+        display.waiting()
         display.progress(1)
         display.evaluation(10, [1.0])
     lines = output(console).splitlines()
-    assert lines[0].startswith("compiling") and not any("compiling" in line for line in lines[1:])
+    assert lines[0] == WAIT.line and not any(WAIT.line in line for line in lines[1:])
+
+
+def test_a_short_wait_is_told_when_it_has_taken_a_while() -> None:
+    console = plain()
+    with Display(10, {}, console) as display:
+        with display.compiling(WAIT._replace(is_long=False)):
+            pass
+        assert output(console) == ""
+        with display.compiling(WAIT._replace(is_long=False)):
+            display.waiting()
+            display.waiting()
+    assert output(console).splitlines() == [WAIT.line]
+
+
+def test_what_stops_a_training_is_told_as_it_is() -> None:
+    with Display(10, {}, plain()) as display:
+        usual = display.stopping
+        assert usual == "stopping after this step and saving; once more ends at once without saving"
+        with display.compiling(WAIT):
+            told = display.stopping
+        assert told.startswith("stopping when all is compiled, for a compiler cannot be interrupted,")
+        assert "once more ends at once" in told and "step" not in told
+        assert display.stopping == usual
 
 
 def test_best_of_a_resumed_run_is_that_of_the_whole_run() -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from qsm.data import segments
 from qsm.data.replay import ROW_FIELDS, Rows
 from qsm.data.segments import Segment
 from qsm.learning.build import Simulators
+from qsm.loops.host_loop import HostLoop
 from qsm.record.status import Outcome
 from qsm.record.tables import read_csv, read_table
 from qsm.training.group import Member
 from qsm.training.session import best_return
-from qsm.training.train import train
+from qsm.training.train import AGENT, train
 from tests.counted_task import Task, options
 from tests.tally_agent import TALLY
 
@@ -134,7 +136,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert "Stopped and saved at step 7. Go on with the same command." in capsys.readouterr().out
     number = len(run.made)
     assert run(path) == "finished"
-    assert "resuming at step 7" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(AGENT) == 1 and lines.index(AGENT) == lines.index("resuming at step 7") + 1
     assert_complete(path)
     assert run.made[number].num_steps == 3
 
@@ -147,6 +150,29 @@ def test_it_is_said_that_programs_are_compiled_before_the_first_row(
     lines = capsys.readouterr().out.splitlines()
     first_row = next(i for i, line in enumerate(lines) if line.split()[:1] == ["step"])
     assert [i for i, line in enumerate(lines) if line.startswith("compiling")] == [first_row - 1]
+    assert lines[first_row - 1] == AGENT and "10 to 30 s" in AGENT
+
+
+def test_ctrl_c_before_the_first_step_says_what_is_waited_for(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    path, begin = tmp_path / "run", HostLoop.begin
+
+    def interrupted(loop: HostLoop) -> Any:
+        assert threading.current_thread() is not threading.main_thread()  # which goes on to hear signals
+        os.kill(os.getpid(), signal.SIGINT)
+        return begin(loop)
+
+    monkeypatch.setattr(HostLoop, "begin", interrupted)
+    assert run(path) == "interrupted"
+    assert (status(path)["state"], status(path)["step"]) == ("interrupted", 0)
+    shown = capsys.readouterr().out
+    assert "warning: stopping when all is compiled and the first evaluation is made" in shown
+    assert "after this step" not in shown
+    monkeypatch.undo()
+    monkeypatch.setitem(agents.AGENTS, "tally", TALLY)
+    assert run(path) == "finished"
+    assert_complete(path)
 
 
 def test_the_best_of_a_resumed_run_is_that_of_the_whole_run(
