@@ -102,7 +102,7 @@ def bench_command(tasks: Sequence[str], labels: Sequence[str], step: int) -> str
     """The command that trains `labels` on `tasks` as the comparisons of docs/paper.md have it."""
     steps = f"{step // 1000}e3" if step % 1000 == 0 else str(step)
     return (
-        f"qsm bench {' '.join(tasks)} --agents {' '.join(labels)} --steps {steps} --random-steps 5000 --seeds 3 "
+        f"qsm bench {' '.join(tasks)} --agents {' '.join(labels)} --steps {steps} --seeds 3 "
         "--out results/agents --wandb disabled"
     )
 
