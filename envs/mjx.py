@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -179,6 +180,16 @@ class MjxEnvironment:
         """Bytes of `mjx.Data`, which every step makes anew: more than XLA's temporary arrays of the step."""
         leaves = jax.tree.leaves(jax.eval_shape(self._make_data))
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+    def identity(self) -> tuple[str, ...]:
+        """What tells its programs from those of another: the model, as mujoco compiled it, and the task's settings."""
+        mujoco: Any = importlib.import_module("mujoco")
+        model = self._environment.mj_model
+        content = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+        mujoco.mj_saveModel(model, None, content)
+        name = f"{type(self._environment).__module__}.{type(self._environment).__qualname__}"
+        settings = self._environment._config.to_json()
+        return name, settings, str(self._spec), hashlib.sha256(content).hexdigest()
 
     @property
     def playground(self) -> MjxEnv:

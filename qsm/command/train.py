@@ -11,6 +11,7 @@ from typing import Any
 
 import agents
 from qsm.base.errors import UserError, nearest
+from qsm.command import start
 from qsm.command.start import check_task
 from qsm.devices import environment_variables
 from qsm.options.arguments import negated, show_options
@@ -54,7 +55,10 @@ def train(arguments: Sequence[str]) -> int:
     environment_variables.load(os.environ, launch.backend)
     from qsm.training.train import train as run_training
 
-    return EXIT_STATUS[run_training(agent, task, runs, launch, ["qsm", "train", *arguments])]
+    words = ["qsm", "train", *arguments]
+    return EXIT_STATUS[
+        run_training(agent, task, runs, launch, words, keep_programs=start.is_own_process)
+    ]
 
 
 def parser_of(agent: str, backend: Backend) -> Parser:
