@@ -159,10 +159,12 @@ class MjxEnvironment:
         self._observes_anew = model.nmocap > 0
         # Each traced once, for all programs that hold it: tracing MJX takes seconds.
         self._traced_reset, self._traced_step = jax.jit(self._reset), jax.jit(self._step)
-        state = jax.eval_shape(self.reset, jax.random.key(0))
+        with jax.numpy_rank_promotion("allow"):
+            # Not of a reset: its trace takes seconds, which a start whose programs are kept has no other need of.
+            observation = jax.eval_shape(lambda: self._environment._get_obs(self._make_data(), {}))
         self._spec = EnvSpec(
             task=task,
-            observation_size=state.observation.shape[0],
+            observation_size=observation.shape[0],
             action_size=model.nu,
             episode_steps=config.episode_length // config.action_repeat,
             action_repeat=action_repeat,
@@ -189,7 +191,7 @@ class MjxEnvironment:
         mujoco.mj_saveModel(model, None, content)
         name = f"{type(self._environment).__module__}.{type(self._environment).__qualname__}"
         settings = self._environment._config.to_json()
-        return name, settings, str(self._spec), hashlib.sha256(content).hexdigest()
+        return name, settings, str(self._spec), hashlib.sha256(content.tobytes()).hexdigest()
 
     @property
     def playground(self) -> MjxEnv:

@@ -56,9 +56,7 @@ def train(arguments: Sequence[str]) -> int:
     from qsm.training.train import train as run_training
 
     words = ["qsm", "train", *arguments]
-    return EXIT_STATUS[
-        run_training(agent, task, runs, launch, words, keep_programs=start.is_own_process)
-    ]
+    return EXIT_STATUS[run_training(agent, task, runs, launch, words, keep_programs=start.is_own_process)]
 
 
 def parser_of(agent: str, backend: Backend) -> Parser:

@@ -1,12 +1,11 @@
 """Programs kept on disk as they are called, so that a later start neither traces nor lowers them.
 
-JAX's cache of compiled programs is asked by the program's text, which takes Python seconds to make. Here it is kept
-under which key JAX has the executable, and what goes in and comes out (`qsm.devices.program_file`), by all that the
-text is made from (`qsm.devices.program_key`). Both lie in the folder of `qsm.devices.compilation_cache`, within its bound.
+JAX's cache of compiled programs is asked by the program's text, which takes Python seconds to make. Here is kept how a
+program is called, and under which key JAX has its executable (`qsm.devices.program_file`), by all that the text is made
+from (`qsm.devices.program_key`). Both lie in the folder of `qsm.devices.compilation_cache`, within its bound.
 
-Off, so that every program is traced, but where `use` was called and returned no reason: JAX's own variable chooses the
-cache, there are several processes, or a setting has JAX look into programs as they run. And for each program that lies
-on several devices, calls back into Python, or is of a class defined outside of this project.
+Every program is traced as ever unless `use` was called and found no reason against it, and so is each that lies on
+several devices, calls back into Python, or is of a class defined outside of this project.
 """
 
 from __future__ import annotations
@@ -26,24 +25,34 @@ from qsm.devices.compilation_cache import CACHE_VARIABLE, ProgramCache, cache_fo
 from qsm.devices.program_key import Source, UnknownError
 
 LOG = logging.getLogger(__name__)
-WATCHED = ("jax_debug_nans", "jax_debug_infs", "jax_disable_jit", "jax_enable_checks", "jax_check_tracer_leaks")
+WATCHED = (
+    "jax_debug_nans",
+    "jax_debug_infs",
+    "jax_disable_jit",
+    "jax_enable_checks",
+    "jax_check_tracer_leaks",
+)
 """Settings under which JAX does more than to call a program."""
 
 
 class Store(NamedTuple):
-    """Where programs are kept, and the code that this process was started with."""
+    """Where programs are kept, the code that this process was started with, and when that was."""
 
     cache: ProgramCache
     source: Source
+    began: float
 
 
 _store: Store | None = None
 
 
-def use() -> str | None:
+def use(began: float | None = None) -> str | None:
     """Has the programs that are made from now on kept. For a process whose code is what lies on disk: a command's.
 
     To be called after `compilation_cache.use_cache`, before any agent is built.
+
+    Args:
+      began: when this process was started, in seconds since the epoch: nothing is kept of code that is newer.
 
     Returns:
       Why they are not kept, where they are not.
@@ -53,7 +62,8 @@ def use() -> str | None:
     try:
         reason = _why_not()
         if reason is None:
-            _store = Store(ProgramCache(cache_folder()), program_key.read_source())
+            began = psutil.Process().create_time() if began is None else began
+            _store = Store(ProgramCache(cache_folder()), program_key.read_source(), began)
     except (OSError, RuntimeError, UnknownError) as error:
         reason = str(error)
     return reason
@@ -164,7 +174,9 @@ class KeptProgram:
         except Exception as error:  # whatever is wrong with a file: it is made anew
             LOG.debug("%s cannot be read: %s", self._name, error)
             return None
-        if program is None or program.in_tree != jax.tree.structure((tuple(called_with_shapes(called_with)), {})):
+        if program is None or program.in_tree != jax.tree.structure(
+            (tuple(called_with_shapes(called_with)), {})
+        ):
             return None
         return program
 
@@ -173,8 +185,8 @@ class KeptProgram:
             program = self._jitted.lower(*arguments).compile()
         try:
             # Not of code that was changed since this process has, or may have, read it.
-            now, began = program_key.read_source(), psutil.Process().create_time()
-            if now.digest == self._store.source.digest and now.newest < began:
+            now = program_key.read_source()
+            if now.digest == self._store.source.digest and now.newest < self._store.began:
                 program_file.write(self._store.cache, self._key(called_with), program, executables)
         except Exception as error:  # a start must not end because the next one will be slower
             LOG.debug("%s is not kept: %s", self._name, error)

@@ -14,8 +14,7 @@ from typing import Any
 
 import jax
 from jax._src import compilation_cache as jax_cache
-from jax._src.lib import _jax
-from jax._src.lib import xla_client as xc
+from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
 
 from qsm.devices.compilation_cache import ProgramCache
 from qsm.devices.program_key import UnknownError
@@ -35,7 +34,12 @@ def write(cache: ProgramCache, key: str, program: Any, executable_keys: Collecti
       Exception: of many kinds, where JAX or the disk do not allow it.
     """
     unloaded = program._executable._unloaded_executable
-    if unloaded.host_callbacks or unloaded.keepalive or unloaded.ordered_effects or unloaded.unordered_effects:
+    if (
+        unloaded.host_callbacks
+        or unloaded.keepalive
+        or unloaded.ordered_effects
+        or unloaded.unordered_effects
+    ):
         raise UnknownError("it calls back into Python")
     if program._params.const_args or unloaded.mut is not None:
         raise UnknownError("it holds arrays")
@@ -76,11 +80,11 @@ class _Pickler(pickle.Pickler):
         self._executable = executable_key, digest
 
     def persistent_id(self, obj: Any) -> Any:
-        if isinstance(obj, xc.LoadedExecutable | _jax.Executable):
+        if isinstance(obj, _jax.LoadedExecutable | _jax.Executable):
             return "executable", *self._executable
-        if isinstance(obj, xc.Device):
+        if isinstance(obj, _jax.Device):
             return ("device", obj.id)
-        return ("client",) if isinstance(obj, xc.Client) else None
+        return ("client",) if isinstance(obj, _jax.Client) else None
 
 
 class _Unpickler(pickle.Unpickler):
@@ -104,7 +108,7 @@ class _Unpickler(pickle.Unpickler):
         if executable is None or _digest(executable) != digest:
             raise UnknownError("its executable is gone")
         serialized, _ = jax_cache.extract_executable_and_time(jax_cache.decompress_executable(executable))
-        devices = xc.DeviceList((self._device,))
+        devices = _jax.DeviceList((self._device,))
         return self._device.client.deserialize_executable(serialized, executable_devices=devices)
 
 

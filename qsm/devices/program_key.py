@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax._src.lib import xla_client
+from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
 
 OWN = ("agents", "envs", "qsm")
 """The packages whose source is read. A class defined elsewhere computes nobody knows what."""
@@ -84,12 +84,15 @@ def describe(value: Any) -> str:
     foreign = [name for name in names if name.partition(".")[0] not in (*OWN, "builtins", "typing")]
     if foreign:
         raise UnknownError(f"{foreign[0]} is defined elsewhere")
-    if hasattr(value, "identity"):
-        if (identity := value.identity()) is None:
+    identify: Any = getattr(value, "identity", None)
+    if identify is not None:
+        if (identity := identify()) is None:
             raise UnknownError(f"{names[0]} cannot say which it is")
         return f"{names}({describe(identity)})"
     if dataclasses.is_dataclass(value):
-        fields = (f"{field.name}={describe(getattr(value, field.name))}" for field in dataclasses.fields(value))
+        fields = (
+            f"{field.name}={describe(getattr(value, field.name))}" for field in dataclasses.fields(value)
+        )
         return f"{names}({', '.join(fields)})"
     raise UnknownError(f"{names[0]} is no plain value")
 
@@ -123,7 +126,11 @@ def packages() -> str:
         for entry in [*folder.glob("*.dist-info"), *folder.glob("*.egg-info")] if folder.is_dir() else ():
             found.append(entry.name)
             origin = entry / "direct_url.json"
-            if not entry.name.startswith("qsm-") and origin.is_file() and '"editable": true' in origin.read_text():
+            if (
+                not entry.name.startswith("qsm-")
+                and origin.is_file()
+                and '"editable": true' in origin.read_text()
+            ):
                 raise UnknownError(f"{entry.name} is installed to be edited")
     for module, distribution in LIBRARIES.items():
         for folder in _folders(module, required=False):
@@ -143,7 +150,7 @@ def device() -> str:
     first = jax.devices()[0]
     client = first.client
     try:
-        features = str(xla_client.get_topology_for_devices([first]).fingerprint())
+        features = str(_jax.get_topology_for_devices([first]).fingerprint())
     except jax.errors.JaxRuntimeError:  # not every backend has one: JAX then takes the kind, too
         features = ""
     counts = f"{jax.device_count()} {jax.process_count()}"
