@@ -19,7 +19,7 @@ from envs.api import SimulationError
 from qsm.base.errors import UserError
 from qsm.base.version import __version__
 from qsm.checkpoints.selection import NEWEST
-from qsm.command import cli
+from qsm.command import cli, start
 from qsm.options import kinds
 from qsm.options.commands import OutputOptions
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
@@ -49,9 +49,26 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Calls that reach the training loop, which a stand-in replaces."""
     calls: list[tuple] = []
     module = types.ModuleType("qsm.training.train")
-    module.train = lambda *arguments: calls.append(arguments) or "finished"  # pyright: ignore[reportAttributeAccessIssue]
+    module.train = lambda *arguments, **_: calls.append(arguments) or "finished"  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "qsm.training.train", module)
     return calls
+
+
+def test_only_the_command_of_a_process_keeps_programs(
+    trained: list[tuple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who calls `main` with words may have replaced anything in the agents before."""
+    kept, words = [], [*TRAIN, "--runs", str(tmp_path)]
+
+    def train(*_: object, keep_programs: bool) -> str:
+        kept.append(keep_programs)
+        return "finished"
+
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", train)
+    monkeypatch.setattr(start, "is_own_process", False)
+    monkeypatch.setattr(sys, "argv", ["qsm", *words])
+    assert cli.main(words) == cli.main() == 0
+    assert kept == [False, True]
 
 
 MISTAKES = {

@@ -275,6 +275,7 @@ def test_nothing_is_kept_unless_a_command_asks() -> None:
     assert not any(isinstance(program, KeptProgram) for program in compiled.compile_group(group))
 
 
+@pytest.mark.slow
 def test_learning_from_disk_is_learning_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = agents.make_agent("sac", 2, 1, hidden_sizes=(8,), batch_size=4)
     learner = Learner(agent, SPEC, seeds=0, capacity=16)  # traced
