@@ -74,14 +74,10 @@ def predicted_memory(agent: str, task: str, runs: Sequence[Member], launch: Laun
     if launch.backend == "mjx":
         return ["said when the training starts, before anything is made: MJX takes many seconds to load"]
     environment_variables.load(os.environ, launch.backend)
-    from qsm.learning.footprint import predict
-    from qsm.training.build import build_agents
+    from qsm.training.build import predict_arrays
 
-    built, agents_of_runs = build_agents(agent, task, runs, launch)
-    config = runs[0].config
-    found = predict(agents_of_runs[0], built.spec, len(runs), config.replay_capacity, config.num_envs)
     return [
-        f"arrays: {found.describe()}",
+        f"arrays: {predict_arrays(agent, task, runs, launch)}",
         "not counted: the interpreter, XLA's compiler and what its programs need while they run; with them a process "
         "at the defaults takes 0.8 to 1.4 GiB at most on a CPU",
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 from jax._src import compilation_cache as jax_cache
-from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 
 from qsm.devices.compilation_cache import ProgramCache
 from qsm.devices.program_key import UnknownError

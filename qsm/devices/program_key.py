@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 
 OWN = ("agents", "envs", "qsm")
 """The packages whose source is read. A class defined elsewhere computes nobody knows what."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from agents.api import Agent
 from qsm.base.errors import UserError
 from qsm.devices import processes
-from qsm.learning import memory
+from qsm.learning import footprint, memory
 from qsm.learning.build import SIMULATORS, Simulators, Task
 from qsm.learning.learner import Learner
 from qsm.learning.placement import Placement
@@ -79,6 +79,25 @@ def build_agents(
         return task, [task.agent(agent_name, member.agent_config) for member in members]
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def predict_arrays(
+    agent_name: str,
+    task_name: str,
+    members: Sequence[Member],
+    launch: LaunchOptions,
+    simulators: Simulators = SIMULATORS,
+) -> str:
+    """A line on the bytes of what `build_loop` would make, environments apart; starts no device.
+
+    Raises:
+      UserError: an option that the task or the agent cannot take.
+    """
+    task, agents = build_agents(agent_name, task_name, members, launch, simulators)
+    config = members[0].config
+    return footprint.predict(
+        agents[0], task.spec, len(members), config.replay_capacity, config.num_envs
+    ).describe()
 
 
 def check_counts(member: Member, backend: Backend) -> None:
