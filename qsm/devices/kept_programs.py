@@ -10,6 +10,7 @@ several devices, calls back into Python, or is of a class defined outside of thi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -124,28 +125,25 @@ class KeptProgram:
         self._store = store
         self._ready: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.Lock()
-        self._last: tuple[tuple[Any, ...], Any] | None = None
+        self._last: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
         if self._last is not None:
-            called_with, program = self._last
-            try:
-                return program(*arguments)
-            except (TypeError, ValueError):
-                # Refused before anything was computed or donated. To compare at every call would cost more.
-                if program_key.signature(arguments) == called_with:
-                    raise
+            # To compare their shapes at every call would cost more. Others are refused before anything is donated; and
+            # so is what no program takes, which is told below.
+            with contextlib.suppress(TypeError, ValueError):
+                return self._last(*arguments)
         self._last = self.prepare(*arguments)
-        return self._last[1](*arguments)
+        return self._last(*arguments)
 
-    def prepare(self, *arguments: Any) -> tuple[tuple[Any, ...], Any]:
-        """The program for `arguments`, or for what has their shapes, and their signature."""
+    def prepare(self, *arguments: Any) -> Any:
+        """The program for `arguments`, or for what has their shapes."""
         called_with = program_key.signature(arguments)
         with self._lock:
             if called_with not in self._ready:
                 found = self._load(called_with)
                 self._ready[called_with] = self._make(called_with, arguments) if found is None else found
-            return called_with, self._ready[called_with]
+            return self._ready[called_with]
 
     def shapes(self, *arguments: Any) -> Any:
         """Shapes of what it returns; it is traced, and not compiled, where it is not there."""
