@@ -180,12 +180,14 @@ class KeptProgram:
 
     def _make(self, called_with: tuple[Any, ...], arguments: Any) -> Any:
         with watch_keys() as executables, persistent_cache_min_compile_time_secs(0.0):
-            program = self._jitted.lower(*arguments).compile()
+            lowered = self._jitted.lower(*arguments)
+            program = lowered.compile()
         try:
             # Not of code that was changed since this process has, or may have, read it.
             now = program_key.read_source()
             if now.digest == self._store.source.digest and now.newest < self._store.began:
-                program_file.write(self._store.cache, self._key(called_with), program, executables)
+                functions = program_file.called_functions(lowered)
+                program_file.write(self._store.cache, self._key(called_with), program, functions, executables)
         except Exception as error:  # a start must not end because the next one will be slower
             LOG.debug("%s is not kept: %s", self._name, error)
         return program

@@ -9,28 +9,52 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 from collections.abc import Collection
 from typing import Any
 
 import jax
 from jax._src import compilation_cache as jax_cache
+from jax._src.lax.linalg import initialize_lapack
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
+from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
 
 from qsm.devices.compilation_cache import ProgramCache
 from qsm.devices.program_key import UnknownError
 
 DIGEST_BYTES = 32
+LAPACK = "lapack_"
+"""How the names of functions begin that JAX finds in SciPy when it lowers the first program with one of them."""
+KNOWN = re.compile(rf"{LAPACK}\w+|(cu_|cusolver_|cusparse_)\w+_ffi|Sharding|annotate_device_placement")
+"""Functions outside of XLA that are there when JAX is: a program that calls another may need it to be made first."""
 
 
-def write(cache: ProgramCache, key: str, program: Any, executable_keys: Collection[str]) -> None:
+def called_functions(lowered: Any) -> set[str]:
+    """Names of the functions outside of XLA that a lowered program calls."""
+    found: set[str] = set()
+
+    def look(operation: Any) -> Any:
+        if operation.name.endswith(".custom_call"):
+            found.add(ir.StringAttr(operation.attributes["call_target_name"]).value)
+        return ir.WalkResult.ADVANCE
+
+    lowered.compiler_ir("stablehlo").operation.walk(look)
+    return found
+
+
+def write(
+    cache: ProgramCache, key: str, program: Any, functions: Collection[str], executable_keys: Collection[str]
+) -> None:
     """Keeps `program`, of `jit(...).lower(...).compile()`.
 
     Args:
       key: for `read`.
+      functions: that it calls outside of XLA.
       executable_keys: under which JAX has asked its cache for the executable.
 
     Raises:
-      UnknownError: the cache has no executable of it, or it calls back into this process, or holds arrays of it.
+      UnknownError: the cache has no executable of it, or it calls into this process or what may not be in another, or
+        holds arrays.
       Exception: of many kinds, where JAX or the disk do not allow it.
     """
     unloaded = program._executable._unloaded_executable
@@ -41,6 +65,8 @@ def write(cache: ProgramCache, key: str, program: Any, executable_keys: Collecti
         or unloaded.unordered_effects
     ):
         raise UnknownError("it calls back into Python")
+    if unknown := [name for name in functions if not KNOWN.fullmatch(name)]:
+        raise UnknownError(f"it calls {unknown[0]}")
     if program._params.const_args or unloaded.mut is not None:
         raise UnknownError("it holds arrays")
     (executable_key,) = executable_keys
@@ -50,7 +76,8 @@ def write(cache: ProgramCache, key: str, program: Any, executable_keys: Collecti
     content = io.BytesIO()
     arguments, structure = jax.tree.flatten(program.args_info)
     call = (unloaded, arguments, structure, program.out_tree, program._no_kwargs)
-    _Pickler(content, executable_key, _digest(executable)).dump((key, call))
+    pickle.dump((key, any(name.startswith(LAPACK) for name in functions)), content)
+    _Pickler(content, executable_key, _digest(executable)).dump(call)
     cache.replace(key, _digest(content.getvalue()) + content.getvalue())
 
 
@@ -63,9 +90,13 @@ def read(cache: ProgramCache, key: str) -> Any:
     packed = cache.get_own(key)
     if packed is None or _digest(packed[DIGEST_BYTES:]) != packed[:DIGEST_BYTES]:
         return None
-    there, call = _Unpickler(io.BytesIO(packed[DIGEST_BYTES:]), cache).load()
+    content = io.BytesIO(packed[DIGEST_BYTES:])
+    there, needs_lapack = pickle.load(content)
     if there != key:
         return None
+    if needs_lapack:
+        initialize_lapack()  # or the program would jump to nowhere
+    call = _Unpickler(content, cache).load()
     unloaded, arguments, structure, out_tree, no_kwargs = call
     return jax.stages.Compiled(
         unloaded.load(), [], structure.unflatten(arguments), out_tree, no_kwargs=no_kwargs

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +19,7 @@ from jax._src import compilation_cache as jax_cache
 import agents
 from agents.parts.types import Mean
 from envs.api import EnvSpec, StepType
-from qsm.devices import compilation_cache, kept_programs, program_key
+from qsm.devices import compilation_cache, kept_programs, program_file, program_key
 from qsm.devices.compilation_cache import CACHE_VARIABLE, ProgramCache
 from qsm.devices.kept_programs import KeptProgram
 from qsm.learning import compiled
@@ -242,6 +245,37 @@ def test_a_program_that_calls_back_is_not_kept(folder: Path) -> None:
     assert not kept(folder)
 
 
+def cholesky() -> Any:
+    return kept_programs.jit(lambda x: jnp.linalg.cholesky(x, symmetrize_input=False), "cholesky", "value")
+
+
+def test_lapack_is_found_before_a_program_that_calls_it_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = 4 * jnp.eye(2)
+    np.testing.assert_array_equal(cholesky()(four), 2 * np.eye(2))
+    found: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(program_file, "initialize_lapack", lambda: found.append("lapack"))
+        np.testing.assert_array_equal(cholesky()(four), 2 * np.eye(2))
+        Start().program()(state(), 2.0)
+        Start().program()(state(), 2.0)  # has no need of it
+    assert found == ["lapack"]
+    (file,) = folder.glob("kept_cholesky-*")
+    file.unlink()
+    monkeypatch.setattr(program_file, "KNOWN", re.compile("another"))
+    np.testing.assert_array_equal(cholesky()(four), 2 * np.eye(2))
+    assert not file.exists()
+
+
+def test_what_is_damaged_is_not_unpickled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Start().program()(state(), 2.0)
+    (file,) = kept(folder)
+    flip(file)
+    monkeypatch.setattr(program_file.pickle, "load", lambda *_: pytest.fail("was unpickled"))
+    Start().program()(state(), 2.0)
+
+
 def test_a_disk_that_is_full_ends_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProgramCache, "replace", lambda *rest: (_ for _ in ()).throw(OSError("full")))
     start = Start()
@@ -273,6 +307,34 @@ def test_where_jax_s_own_variable_rules_or_the_value_is_unknown_nothing_is_kept(
 def test_nothing_is_kept_unless_a_command_asks() -> None:
     group = GroupPrograms(agents.make_agent("sac", 3, 1), 3, 1, 1, 7, 1, Placement())
     assert not any(isinstance(program, KeptProgram) for program in compiled.compile_group(group))
+
+
+PROCESS = """
+import jax
+import jax.numpy as jnp
+from qsm.devices import compilation_cache, kept_programs
+
+compilation_cache.use_cache()
+assert kept_programs.use(2.0**33) is None
+traces = []
+
+def program(x):
+    traces.append(1)
+    return jnp.linalg.solve(x, jnp.ones(2)), jnp.linalg.svd(x)[1], jnp.linalg.cholesky(x)
+
+found = kept_programs.jit(program, "linalg", "value")(4 * jnp.eye(2))
+print(len(traces), *(float(leaf.sum()) for leaf in found))
+"""
+
+
+@pytest.mark.slow
+def test_another_process_computes_with_lapack(tmp_path: Path) -> None:
+    environ = dict(os.environ, XDG_CACHE_HOME=str(tmp_path))
+    for traces in (1, 0):
+        done = subprocess.run(
+            [sys.executable, "-c", PROCESS], env=environ, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"{traces} 0.5 8.0 4.0\n"
 
 
 @pytest.mark.slow
