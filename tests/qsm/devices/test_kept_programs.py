@@ -62,6 +62,10 @@ class Start:
         return kept_programs.jit(self.step, "step", value, **{"donate_argnums": 0, **options})
 
 
+def cholesky() -> Any:
+    return kept_programs.jit(lambda x: jnp.linalg.cholesky(x, symmetrize_input=False), "cholesky", "value")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where programs are kept from now on."""
@@ -214,7 +218,14 @@ def test_what_is_damaged_or_others_can_write_is_replaced(folder: Path, damage: C
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("change", [Path.unlink, flip], ids=["gone", "changed"])
+def put_another(file: Path) -> None:
+    """Puts the executable of another program in its place."""
+    cholesky()(jnp.eye(2))
+    (other,) = set(file.parent.glob("jit_*")) - {file}
+    file.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("change", [Path.unlink, put_another], ids=["gone", "another"])
 def test_a_program_without_its_executable_is_made_anew(folder: Path, change: Callable[[Path], Any]) -> None:
     Start().program()(state(), 2.0)
     (executable,) = folder.glob("jit_step-*")
@@ -243,10 +254,6 @@ def test_a_program_that_calls_back_is_not_kept(folder: Path) -> None:
     program = kept_programs.jit(step, "step", "value")
     assert float(program(jnp.float32(1.0))) == 2.0
     assert not kept(folder)
-
-
-def cholesky() -> Any:
-    return kept_programs.jit(lambda x: jnp.linalg.cholesky(x, symmetrize_input=False), "cholesky", "value")
 
 
 def test_lapack_is_found_before_a_program_that_calls_it_runs(
