@@ -53,18 +53,11 @@ def write(
       executable_keys: under which JAX has asked its cache for the executable.
 
     Raises:
-      UnknownError: the cache has no executable of it, or it calls into this process or what may not be in another, or
-        holds arrays.
+      UnknownError: the cache has no executable of it, or it calls what may not be in another process (as Python is),
+        or holds arrays.
       Exception: of many kinds, where JAX or the disk do not allow it.
     """
     unloaded = program._executable._unloaded_executable
-    if (
-        unloaded.host_callbacks
-        or unloaded.keepalive
-        or unloaded.ordered_effects
-        or unloaded.unordered_effects
-    ):
-        raise UnknownError("it calls back into Python")
     if unknown := [name for name in functions if not KNOWN.fullmatch(name)]:
         raise UnknownError(f"it calls {unknown[0]}")
     if program._params.const_args or unloaded.mut is not None:

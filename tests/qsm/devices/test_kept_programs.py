@@ -78,6 +78,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(jax_cache, "get_file_cache", jax_cache.get_file_cache)
     jax_cache.reset_cache()
     assert compilation_cache.use_cache() is None
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", 1000.0
+    )  # JAX itself would keep none of these
     assert kept_programs.use(LATER) is None
     yield tmp_path / "qsm" / "xla"
     kept_programs._store = None
