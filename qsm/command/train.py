@@ -51,12 +51,11 @@ def train(arguments: Sequence[str]) -> int:
         agent, task, given["agent"], given["run"], launch, output.name, output.runs, output.run_dir
     )
     if output.dry_run:
+        memory = predicted_memory(agent, task, runs, launch)  # before anything is printed: it may refuse
         print(f"qsm train {agent} {task}")
         _print_options({title: given[title] for title in ("agent", "run", "launch")})
         print(f"\nrun folder{'s' if len(runs) > 1 else ''}", *(run.path for run in runs), sep="\n  ")
-        # What is known at once stands there before JAX and the simulator are loaded.
-        print("\nmemory, predicted", flush=True)
-        print(*(f"  {line}" for line in predicted_memory(agent, task, runs, launch)), sep="\n")
+        print("\nmemory, predicted", *memory, sep="\n  ")
         return 0
     environment_variables.load(os.environ, launch.backend)
     from qsm.training.train import train as run_training

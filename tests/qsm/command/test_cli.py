@@ -283,8 +283,8 @@ def test_dry_run_predicts_the_memory_of_all_seeds(qsm, tmp_path: Path, monkeypat
     assert "MJX takes many seconds" in qsm(*TRAIN, "--backend", "mjx", "--dry-run")[1]
     # What the training would refuse, too.
     small = ["--batch-size", "2000", "--replay-capacity", "1000", "--dry-run"]
-    status, _, err = qsm("train", "sac", "gridworld-rooms", *small)
-    assert status == 2 and "batch_size is 2000" in err
+    status, printed, err = qsm("train", "sac", "gridworld-rooms", *small)
+    assert (status, printed) == (2, "") and "batch_size is 2000" in err
 
 
 @pytest.mark.parametrize("agent", agents.AGENTS)
@@ -386,7 +386,7 @@ def test_a_taken_port_is_told(qsm, tmp_path: Path):
 
 def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, trained, monkeypatch):
     def fail_with(error: BaseException) -> None:
-        def fail(*arguments: object) -> None:
+        def fail(*arguments: object, **_: object) -> None:
             raise error
 
         monkeypatch.setattr(sys.modules["qsm.training.train"], "train", fail)
@@ -395,11 +395,11 @@ def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, t
     assert qsm(*TRAIN) == (2, "", "qsm: error: two lines\n")
     fail_with(KeyboardInterrupt())
     assert qsm(*TRAIN) == (130, "", "qsm: interrupted\n")
-    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "interrupted")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments, **_: "interrupted")
     assert qsm(*TRAIN) == (130, "", "")  # it has told of its end
-    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "diverged")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments, **_: "diverged")
     assert qsm(*TRAIN) == (1, "", "")
-    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "preempted")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments, **_: "preempted")
     assert qsm(*TRAIN) == (143, "", "")
     fail_with(SimulationError("walker-walk cannot begin an episode"))
     assert qsm(*TRAIN) == (1, "", "qsm: error: walker-walk cannot begin an episode\n")
