@@ -168,9 +168,9 @@ def agent_shapes(agent: Agent) -> Any:
     return kept_programs.shapes(_init_agent(agent), _key_shape())
 
 
-def are_finite(agents: Any) -> jax.Array:
-    """`programs.is_finite` `[S]` of learned states `[S, ...]`."""
-    return _are_finite()(agents)
+def are_finite(agents: Any, placement: Placement) -> jax.Array:
+    """`programs.is_finite` `[S]` of learned states `[S, ...]`, which lie as `placement` has them."""
+    return _are_finite(placement)(agents)
 
 
 # Made when first called: which options there are depends on the device, and importing this does not look for one.
@@ -180,11 +180,10 @@ def _init_agent(agent: Agent) -> Any:
     return kept_programs.jit(init, "init", agent, compiler_options=compiler_options.of_starts())
 
 
-@functools.cache
-def _are_finite() -> Any:
-    return kept_programs.jit(
-        jax.vmap(programs.is_finite), "are_finite", None, compiler_options=compiler_options.of_updates()
-    )
+@functools.lru_cache(maxsize=KEPT)
+def _are_finite(placement: Placement) -> Any:
+    options = compiler_options.of_updates()
+    return kept_programs.jit(jax.vmap(programs.is_finite), "are_finite", placement, compiler_options=options)
 
 
 @functools.cache

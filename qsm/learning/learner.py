@@ -222,7 +222,9 @@ class Learner:
 
     def means(self, state: TrainState) -> list[Means]:
         """What came of the updates since the last `drain`, for each seed."""
-        sums, are_finite = self.placement.fetch((dict(state.metrics), compiled.are_finite(state.agent)))
+        sums, are_finite = self.placement.fetch(
+            (dict(state.metrics), compiled.are_finite(state.agent, self.placement))
+        )
         finite = sums.pop(FINITE)
         return [
             Means(

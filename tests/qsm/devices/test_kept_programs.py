@@ -322,6 +322,15 @@ def test_nothing_is_kept_unless_a_command_asks() -> None:
     assert not any(isinstance(program, KeptProgram) for program in compiled.compile_group(group))
 
 
+def test_no_program_of_several_devices_is_kept(folder: Path) -> None:
+    agent = agents.make_agent("sac", 3, 1, hidden_sizes=(4,))
+    for devices, is_kept in ((1, True), (2, False)):
+        placement = Placement(devices, num_seeds=2)
+        group = GroupPrograms(agent, 3, 1, 2, 7, 1, placement)
+        programs = [*compiled.compile_group.__wrapped__(group), compiled._are_finite.__wrapped__(placement)]
+        assert [isinstance(program, KeptProgram) for program in programs] == [is_kept] * 7
+
+
 PROCESS = """
 import jax
 import jax.numpy as jnp
