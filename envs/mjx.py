@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -158,10 +159,12 @@ class MjxEnvironment:
         self._observes_anew = model.nmocap > 0
         # Each traced once, for all programs that hold it: tracing MJX takes seconds.
         self._traced_reset, self._traced_step = jax.jit(self._reset), jax.jit(self._step)
-        state = jax.eval_shape(self.reset, jax.random.key(0))
+        with jax.numpy_rank_promotion("allow"):
+            # Not of a reset: its trace takes seconds, which a start whose programs are kept has no other need of.
+            observation = jax.eval_shape(lambda: self._environment._get_obs(self._make_data(), {}))
         self._spec = EnvSpec(
             task=task,
-            observation_size=state.observation.shape[0],
+            observation_size=observation.shape[0],
             action_size=model.nu,
             episode_steps=config.episode_length // config.action_repeat,
             action_repeat=action_repeat,
@@ -179,6 +182,16 @@ class MjxEnvironment:
         """Bytes of `mjx.Data`, which every step makes anew: more than XLA's temporary arrays of the step."""
         leaves = jax.tree.leaves(jax.eval_shape(self._make_data))
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+    def identity(self) -> tuple[str, ...]:
+        """What tells its programs from those of another: the model, as mujoco compiled it, and the task's settings."""
+        mujoco: Any = importlib.import_module("mujoco")
+        model = self._environment.mj_model
+        content = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+        mujoco.mj_saveModel(model, None, content)
+        name = f"{type(self._environment).__module__}.{type(self._environment).__qualname__}"
+        settings = self._environment._config.to_json()
+        return name, settings, str(self._spec), hashlib.sha256(content.tobytes()).hexdigest()
 
     @property
     def playground(self) -> MjxEnv:

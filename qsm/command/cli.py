@@ -9,7 +9,7 @@ from typing import NamedTuple
 import agents
 from qsm.base.errors import UserError, check_words, first_line, nearest
 from qsm.base.version import __version__
-from qsm.command import actions, bench, output, show, train
+from qsm.command import actions, bench, output, show, start, train
 from qsm.record.status import EXIT_STATUS, MISTAKE
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -68,11 +68,18 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `qsm` and returns its exit status: 2 for a mistake, told in one line. Bugs keep their traceback."""
+    """Runs `qsm` and returns its exit status: 2 for a mistake, told in one line. Bugs keep their traceback.
+
+    Args:
+      arguments: None for those of this process, which then runs nothing else.
+    """
     output.prepare()
+    if arguments is None:
+        start.is_own_process = True
+        arguments = sys.argv[1:]
     try:
         try:
-            status = run(sys.argv[1:] if arguments is None else arguments)
+            status = run(arguments)
         except SystemExit:  # after --help
             sys.stdout.flush()
             raise

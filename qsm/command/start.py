@@ -8,6 +8,9 @@ from qsm.base.errors import UserError
 from qsm.command.versions import check_versions
 from qsm.devices import environment_variables
 
+is_own_process = False
+"""Whether this process was started as `qsm`, so that its code is what lies on disk and nothing in it was replaced."""
+
 
 def start_jax() -> None:
     """Loads JAX as the environment says.

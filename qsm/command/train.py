@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import agents
 from qsm.base.errors import UserError, nearest
+from qsm.command import start
 from qsm.command.output import complain
 from qsm.command.start import check_task
 from qsm.devices import environment_variables
@@ -53,14 +54,35 @@ def train(arguments: Sequence[str]) -> int:
     )
     _warn(agent, runs, launch, given["named"])
     if output.dry_run:
+        memory = predicted_memory(agent, task, runs, launch)  # before anything is printed: it may refuse
         print(f"qsm train {agent} {task}")
         _print_options({title: given[title] for title in ("agent", "run", "launch")})
         print(f"\nrun folder{'s' if len(runs) > 1 else ''}", *(run.path for run in runs), sep="\n  ")
+        print("\nmemory, predicted", *memory, sep="\n  ")
         return 0
     environment_variables.load(os.environ, launch.backend)
     from qsm.training.train import train as run_training
 
-    return EXIT_STATUS[run_training(agent, task, runs, launch, ["qsm", "train", *arguments])]
+    words = ["qsm", "train", *arguments]
+    return EXIT_STATUS[run_training(agent, task, runs, launch, words, keep_programs=start.is_own_process)]
+
+
+def predicted_memory(agent: str, task: str, runs: Sequence[Member], launch: LaunchOptions) -> list[str]:
+    """Two lines on the arrays of a training of `runs`; loads JAX and the simulator, and starts no device.
+
+    Raises:
+      UserError: an option that the task or the agent cannot take.
+    """
+    if launch.backend == "mjx":
+        return ["said when the training starts, before anything is made: MJX takes many seconds to load"]
+    environment_variables.load(os.environ, launch.backend)
+    from qsm.training.build import predict_arrays
+
+    return [
+        f"arrays: {predict_arrays(agent, task, runs, launch)}",
+        "not counted: the interpreter, XLA's compiler and what its programs need while they run; with them a process "
+        "at the defaults takes 0.8 to 1.4 GiB at most on a CPU",
+    ]
 
 
 def parser_of(agent: str, backend: Backend) -> Parser:

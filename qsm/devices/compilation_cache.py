@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -26,6 +27,8 @@ MIN_COMPILE_SECONDS = 0.5
 SUFFIX, UNFINISHED = ".program", ".part"
 FORMER = ("*-cache", "*-atime")
 """What JAX's own bounded cache has left in the same folder."""
+OTHERS_WRITE = 0o022
+"""Bits of a file's mode: its group, or everybody, may write."""
 LOCK_SECONDS = 10.0
 """How long a process waits for another that writes or removes programs."""
 
@@ -60,6 +63,19 @@ def use_cache() -> str | None:
     return None
 
 
+_watched = threading.local()
+
+
+@contextlib.contextmanager
+def watch_keys() -> Iterator[set[str]]:
+    """Collects the keys of the programs that this thread asks its cache for, or gives to it."""
+    _watched.keys = found = set()
+    try:
+        yield found
+    finally:
+        del _watched.keys
+
+
 def open_cache(path: str) -> tuple[CacheInterface, str]:
     """The cache in the folder `path`, and that folder, as JAX wants them."""
     return ProgramCache(Path(path)), path
@@ -84,6 +100,7 @@ class ProgramCache(CacheInterface):
 
     def get(self, key: str) -> bytes | None:
         """The program, or None; its last use is now."""
+        getattr(_watched, "keys", set()).add(key)
         file = self._file(key)
         try:
             program = file.read_bytes()
@@ -104,6 +121,38 @@ class ProgramCache(CacheInterface):
                 return
             unfinished = file.with_suffix(UNFINISHED)
             unfinished.write_bytes(value)
+            self._touch(unfinished)
+            unfinished.replace(file)
+
+    def get_own(self, key: str) -> bytes | None:
+        """The program, or None where there is none that this user wrote and nobody else can; its last use is now.
+
+        Raises:
+          OSError: it is there and cannot be read.
+        """
+        try:
+            with open(self._file(key), "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_uid != os.geteuid() or status.st_mode & OTHERS_WRITE:
+                    return None
+                program = file.read()
+        except FileNotFoundError:
+            return None
+        self._touch(self._file(key))
+        return program
+
+    def replace(self, key: str, value: bytes) -> None:
+        """Keeps a program in the place of any that is there, as `put` does, readable and writable by this user alone.
+
+        Raises:
+          OSError: it cannot be written, or another process holds the lock for too long.
+        """
+        file = self._file(key)
+        with self._lock:
+            unfinished = file.with_suffix(UNFINISHED)
+            unfinished.unlink(missing_ok=True)  # left by a process that was killed, with whatever mode
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+                opened.write(value)
             self._touch(unfinished)
             unfinished.replace(file)
 

@@ -19,7 +19,7 @@ from agents.parts.types import Mean, Metrics, Mode, Transition
 from envs.api import Arrival
 from qsm.data import replay
 from qsm.data.replay import Replay
-from qsm.devices import compiler_options
+from qsm.devices import compiler_options, kept_programs
 from qsm.learning import programs
 from qsm.learning.keys import Streams
 from qsm.learning.placement import Placement
@@ -130,10 +130,13 @@ def compile_group(group: GroupPrograms) -> Compiled:
     """The same functions for equal groups, so that JAX finds what it has traced and compiled for another."""
     placement, often, seldom = group.placement, compiler_options.of_updates(), compiler_options.of_starts()
 
+    def kept(function: Any, name: str, **options: Any) -> Any:
+        return kept_programs.jit(function, name, group, **options)
+
     def act(mode: Mode) -> Any:
         axes = (0, 0, 0, None, None, None)
         act_one = functools.partial(programs.act, group.agent, group.action_size, mode)
-        return jax.jit(placement.over_seeds(each_seed(act_one, axes), axes), compiler_options=often)
+        return kept(placement.over_seeds(each_seed(act_one, axes), axes), mode, compiler_options=often)
 
     def store(state: TrainState, action: Any, arrival: Arrival, active: Any) -> TrainState:
         return placement.constrain(group.store(state, action, arrival, active))
@@ -144,31 +147,45 @@ def compile_group(group: GroupPrograms) -> Compiled:
     return Compiled(
         explore=act("explore"),
         evaluate=act("evaluate"),
-        store=jax.jit(store_seeds, donate_argnums=0, compiler_options=often),
-        learn=jax.jit(learn, donate_argnums=0, compiler_options=often),
-        empty_replay=jax.jit(group.empty_replay, out_shardings=replay_sharding, compiler_options=seldom),
-        zero_metrics=jax.jit(
-            group.zero_metrics, out_shardings=placement.seed_sharding, compiler_options=seldom
+        store=kept(store_seeds, "store", donate_argnums=0, compiler_options=often),
+        learn=kept(learn, "learn", donate_argnums=0, compiler_options=often),
+        empty_replay=kept(
+            group.empty_replay, "empty_replay", out_shardings=replay_sharding, compiler_options=seldom
+        ),
+        zero_metrics=kept(
+            group.zero_metrics, "zero_metrics", out_shardings=placement.seed_sharding, compiler_options=seldom
         ),
     )
 
 
 def init_agent(agent: Agent, key: jax.Array) -> Any:
     """`programs.init`, compiled for each agent."""
-    return _init_agent()(agent, key)
+    return _init_agent(agent)(key)
 
 
-def are_finite(agents: Any) -> jax.Array:
-    """`programs.is_finite` `[S]` of learned states `[S, ...]`."""
-    return _are_finite()(agents)
+def agent_shapes(agent: Agent) -> Any:
+    """Shapes of what `init_agent` returns."""
+    return kept_programs.shapes(_init_agent(agent), _key_shape())
+
+
+def are_finite(agents: Any, placement: Placement) -> jax.Array:
+    """`programs.is_finite` `[S]` of learned states `[S, ...]`, which lie as `placement` has them."""
+    return _are_finite(placement)(agents)
 
 
 # Made when first called: which options there are depends on the device, and importing this does not look for one.
-@functools.cache
-def _init_agent() -> Any:
-    return jax.jit(programs.init, static_argnums=0, compiler_options=compiler_options.of_starts())
+@functools.lru_cache(maxsize=KEPT)
+def _init_agent(agent: Agent) -> Any:
+    init = functools.partial(programs.init, agent)
+    return kept_programs.jit(init, "init", agent, compiler_options=compiler_options.of_starts())
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _are_finite(placement: Placement) -> Any:
+    options = compiler_options.of_updates()
+    return kept_programs.jit(jax.vmap(programs.is_finite), "are_finite", placement, compiler_options=options)
 
 
 @functools.cache
-def _are_finite() -> Any:
-    return jax.jit(jax.vmap(programs.is_finite), compiler_options=compiler_options.of_updates())
+def _key_shape() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))

@@ -22,7 +22,8 @@ from agents.parts.types import Metrics
 from envs.api import Arrival, EnvSpec, TimeStep
 from qsm.data import replay
 from qsm.data.replay import Rows
-from qsm.learning import compiled, programs
+from qsm.devices import kept_programs
+from qsm.learning import compiled
 from qsm.learning.compiled import GroupPrograms
 from qsm.learning.keys import make_streams
 from qsm.learning.placement import Placement
@@ -151,7 +152,7 @@ class Learner:
 
     def agent_template(self) -> Any:
         """Shapes of the learned state of one seed."""
-        return jax.eval_shape(lambda: programs.init(self.agent, jax.random.key(0)))
+        return compiled.agent_shapes(self.agent)
 
     # ---- Acting and learning ------------------------------------------------------------------------------------
 
@@ -197,7 +198,7 @@ class Learner:
 
         def compile_learn() -> None:
             with jax.default_matmul_precision(precision):  # a context is its thread's alone
-                self.compiled.learn.lower(*self.learn_shapes()).compile()
+                kept_programs.compile_for(self.compiled.learn, *self.learn_shapes())
 
         threads = ThreadPoolExecutor(1, "compiler")
         self._ahead = threads.submit(compile_learn)
@@ -210,7 +211,7 @@ class Learner:
         state = TrainState(
             jax.tree.map(lambda leaf: shape((*seeds, *leaf.shape), leaf.dtype), self.agent_template()),
             jax.eval_shape(self.group.empty_replay),
-            jax.eval_shape(self.compiled.zero_metrics),
+            kept_programs.shapes(self.compiled.zero_metrics),
             (),
         )
         action, flags = shape((*environments, self.spec.action_size), np.float32), shape(environments, bool)
@@ -228,7 +229,9 @@ class Learner:
 
     def means(self, state: TrainState) -> list[Means]:
         """What came of the updates since the last `drain`, for each seed."""
-        sums, are_finite = self.placement.fetch((dict(state.metrics), compiled.are_finite(state.agent)))
+        sums, are_finite = self.placement.fetch(
+            (dict(state.metrics), compiled.are_finite(state.agent, self.placement))
+        )
         finite = sums.pop(FINITE)
         return [
             Means(

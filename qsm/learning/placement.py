@@ -67,6 +67,10 @@ class Placement:
     def __hash__(self) -> int:
         return hash((self.mesh, self.mode))
 
+    def identity(self) -> str | None:
+        """For `program_key.describe`: programs of several devices are not kept."""
+        return self.mode if self.mesh is None else None
+
     def describe(self) -> str:
         """For a person: `gpu`, or `8 x gpu, seeds divided`."""
         platform = jax.default_backend()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.vector import VectorEnvironment, VectorState
+from qsm.devices import kept_programs
 from qsm.learning.learner import Learner
 from qsm.learning.memory import size_of
 from qsm.learning.programs import TrainState
@@ -118,7 +119,7 @@ class DeviceLoop:
         return self.learner.placement.put_environment(environment)
 
     def _environment_shapes(self) -> VectorState:
-        return jax.eval_shape(self.compiled.reset, self.learner.streams)
+        return kept_programs.shapes(self.compiled.reset, self.learner.streams)
 
 
 class Pace:

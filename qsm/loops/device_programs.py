@@ -13,7 +13,7 @@ import numpy as np
 from agents.api import Agent
 from envs.api import Arrival, StepType
 from envs.vector import VectorEnvironment, VectorState
-from qsm.devices import compiler_options
+from qsm.devices import compiler_options, kept_programs
 from qsm.learning import programs
 from qsm.learning.compiled import KEPT, GroupPrograms
 from qsm.learning.keys import Streams
@@ -118,14 +118,15 @@ class Compiled(NamedTuple):
 @functools.lru_cache(maxsize=KEPT)
 def compile_device(device: DevicePrograms) -> Compiled:
     """The same functions for equal programs, so that JAX finds what it has traced and compiled for others."""
+    often, seldom = compiler_options.of_updates(), compiler_options.of_starts()
     axes = (0, 0, None, None, None, None, None, 0)
     advance = device.group.placement.over_seeds(device.advance, axes)
     return Compiled(
-        reset=jax.jit(device.reset, compiler_options=compiler_options.of_starts()),
-        store_starts=jax.jit(
-            device.store_starts, donate_argnums=0, compiler_options=compiler_options.of_starts()
+        reset=kept_programs.jit(device.reset, "reset", device, compiler_options=seldom),
+        store_starts=kept_programs.jit(
+            device.store_starts, "store_starts", device, donate_argnums=0, compiler_options=seldom
         ),
-        advance=jax.jit(advance, donate_argnums=0, compiler_options=compiler_options.of_updates()),
+        advance=kept_programs.jit(advance, "advance", device, donate_argnums=0, compiler_options=often),
     )
 
 
@@ -135,7 +136,8 @@ def compile_play(group: GroupPrograms, environment: VectorEnvironment) -> Any:
     axes = (0, 0, None)
     play = functools.partial(play_one, group.agent, environment)
     options = compiler_options.of_updates()
-    return jax.jit(group.placement.over_seeds(each_seed(play, axes), axes), compiler_options=options)
+    play_seeds = group.placement.over_seeds(each_seed(play, axes), axes)
+    return kept_programs.jit(play_seeds, "play", (group, environment), compiler_options=options)
 
 
 def play_one(

@@ -25,7 +25,7 @@ class OutputOptions:
     run_dir: Path | None = None
     """Folder of this run, in place of one under --runs."""
     dry_run: bool = False
-    """Print the resolved configuration and the run's folder, and touch nothing."""
+    """Print the resolved configuration, the run's folder and the bytes of its arrays, and touch nothing."""
 
     def __post_init__(self) -> None:
         if self.run_dir is not None and (self.name is not None or self.runs != Path("runs")):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from agents.api import Agent
 from qsm.base.errors import UserError
 from qsm.devices import processes
-from qsm.learning import memory
+from qsm.learning import footprint, memory
 from qsm.learning.build import SIMULATORS, Simulators, Task
 from qsm.learning.learner import Learner
 from qsm.learning.placement import Placement
@@ -42,12 +43,8 @@ def build_loop(
     """
     config, agent_config = members[0].config, members[0].agent_config
     seeds = [member.config.seed for member in members]
+    task, agents = build_agents(agent_name, task_name, members, launch, simulators)
     try:
-        check_counts(members[0], launch.backend)
-        # All environments are made with the training seed, for it draws the system itself in lqr; episodes are
-        # reseeded.
-        task = Task(task_name, launch.backend, config.action_repeat, config.seed, simulators)
-        agents = [task.agent(agent_name, member.agent_config) for member in members]
         placement = Placement(launch.num_devices, len(members), config.num_envs, agent_config.batch_size)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -59,6 +56,48 @@ def build_loop(
     training = [task.host(seed) for seed in seeds]
     evaluation = [[task.host(seed) for _ in range(config.eval_episodes)] for seed in seeds]
     return GroupLoop(HostLoop(learner, training, evaluation, config), placement.describe(), needed)
+
+
+def build_agents(
+    agent_name: str,
+    task_name: str,
+    members: Sequence[Member],
+    launch: LaunchOptions,
+    simulators: Simulators = SIMULATORS,
+) -> tuple[Task, list[Agent]]:
+    """The task of `members`, and the agent of each.
+
+    Raises:
+      UserError: an option that the task or the agent cannot take.
+    """
+    config = members[0].config
+    try:
+        check_counts(members[0], launch.backend)
+        # All environments are made with the training seed, for it draws the system itself in lqr; episodes are
+        # reseeded.
+        task = Task(task_name, launch.backend, config.action_repeat, config.seed, simulators)
+        return task, [task.agent(agent_name, member.agent_config) for member in members]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def predict_arrays(
+    agent_name: str,
+    task_name: str,
+    members: Sequence[Member],
+    launch: LaunchOptions,
+    simulators: Simulators = SIMULATORS,
+) -> str:
+    """A line on the bytes of what `build_loop` would make, environments apart; starts no device.
+
+    Raises:
+      UserError: an option that the task or the agent cannot take.
+    """
+    task, agents = build_agents(agent_name, task_name, members, launch, simulators)
+    config = members[0].config
+    return footprint.predict(
+        agents[0], task.spec, len(members), config.replay_capacity, config.num_envs
+    ).describe()
 
 
 def check_counts(member: Member, backend: Backend) -> None:

@@ -12,7 +12,7 @@ import jax
 
 from envs.tasks import full_return
 from qsm.base.text import shorten
-from qsm.devices import compilation_cache, processes, runtime
+from qsm.devices import compilation_cache, kept_programs, processes, runtime
 from qsm.learning.build import SIMULATORS, Simulators
 from qsm.options.run import LaunchOptions
 from qsm.record.status import Outcome
@@ -66,6 +66,7 @@ def train(
     command: Sequence[str] = (),
     simulators: Simulators = SIMULATORS,
     end_process: Callable[[int], Any] = os._exit,
+    keep_programs: bool = False,
 ) -> Outcome:
     """Trains the runs `members` together. Resumes what is unfinished, leaves what is finished.
 
@@ -73,6 +74,7 @@ def train(
       command: for the record, the words that it was started with.
       simulators: makes the environments.
       end_process: called with the exit status at a second signal; does not return.
+      keep_programs: whether later starts find the programs traced; only where the code of this process is that on disk.
 
     Returns:
       `finished` where every run reached its last step, `interrupted` or `preempted` where they were stopped by Ctrl-C
@@ -85,6 +87,8 @@ def train(
     launch = launch or LaunchOptions()
     # Shown once there is a display.
     warnings = [line for line in (processes.join_processes(), compilation_cache.use_cache()) if line]
+    if keep_programs:
+        kept_programs.use()
     members = unfinished(members, agent_name, task, launch)
     if not members:
         return "finished"

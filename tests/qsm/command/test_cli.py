@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 import agents
+from envs import gridworld
 from envs.api import SimulationError
 from qsm.base.errors import UserError
 from qsm.base.version import __version__
 from qsm.checkpoints.selection import NEWEST
-from qsm.command import cli
+from qsm.command import cli, start, train
 from qsm.options import kinds
 from qsm.options.commands import OutputOptions
 from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
@@ -49,9 +50,26 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Calls that reach the training loop, which a stand-in replaces."""
     calls: list[tuple] = []
     module = types.ModuleType("qsm.training.train")
-    module.train = lambda *arguments: calls.append(arguments) or "finished"  # pyright: ignore[reportAttributeAccessIssue]
+    module.train = lambda *arguments, **_: calls.append(arguments) or "finished"  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "qsm.training.train", module)
     return calls
+
+
+def test_only_the_command_of_a_process_keeps_programs(
+    trained: list[tuple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who calls `main` with words may have replaced anything in the agents before."""
+    kept, words = [], [*TRAIN, "--runs", str(tmp_path)]
+
+    def train(*_: object, keep_programs: bool) -> str:
+        kept.append(keep_programs)
+        return "finished"
+
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", train)
+    monkeypatch.setattr(start, "is_own_process", False)
+    monkeypatch.setattr(sys, "argv", ["qsm", *words])
+    assert cli.main(words) == cli.main() == 0
+    assert kept == [False, True]
 
 
 MISTAKES = {
@@ -235,6 +253,7 @@ def test_dry_run_prints_every_option_so_that_it_reads_back(
     qsm, trained, tmp_path: Path, monkeypatch, agent: str
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "predicted_memory", lambda *_: ["one", "two"])
     given = ["--steps", "2.5e4", "--discount", "0.9", "--hidden-sizes", "8", "--n-step", "3"]
     status, printed, err = qsm("train", agent, "cheetah-run", *given, "--dry-run")
     assert (status, err) == (0, "")
@@ -242,12 +261,30 @@ def test_dry_run_prints_every_option_so_that_it_reads_back(
     assert not list(tmp_path.iterdir())
     assert "--steps 25_000             # default: 100_000" in re.sub(" +#", "             #", printed)
     assert f"runs/dm_control/cheetah-run/{agent}/seed_0" in printed
+    assert printed.endswith("\nmemory, predicted\n  one\n  two\n")
     back = [
         word for line in printed.splitlines() if "--" in line for word in shlex.split(line, comments=True)
     ]
     assert qsm("train", agent, "cheetah-run", *back)[0] == 0
     assert qsm("train", agent, "cheetah-run", *given)[0] == 0
     assert trained[0][2:4] == trained[1][2:4]  # the runs, and how they are launched
+
+
+def test_dry_run_predicts_the_memory_of_all_seeds(qsm, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["--hidden-sizes", "8", "--replay-capacity", "1e6", "--num-seeds", "2"]
+    status, printed, err = qsm("train", "sac", "gridworld-rooms", *given, "--dry-run")
+    assert (status, err) == (0, "")
+    # A row: observation, action, reward and discount of 4 bytes, and a step type; two seeds.
+    spec = gridworld.make_env("gridworld-rooms", seed=0).spec
+    row = 4 * (spec.observation_size + spec.action_size + 2) + 1
+    assert f"arrays: replay {2e6 * row / 2**20:.1f} MiB, parameters" in printed
+    assert "not counted: the interpreter" in printed
+    assert "MJX takes many seconds" in qsm(*TRAIN, "--backend", "mjx", "--dry-run")[1]
+    # What the training would refuse, too.
+    small = ["--batch-size", "2000", "--replay-capacity", "1000", "--dry-run"]
+    status, printed, err = qsm("train", "sac", "gridworld-rooms", *small)
+    assert (status, printed) == (2, "") and "batch_size is 2000" in err
 
 
 @pytest.mark.parametrize("agent", agents.AGENTS)
@@ -369,7 +406,7 @@ def test_a_taken_port_is_told(qsm, tmp_path: Path):
 
 def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, trained, monkeypatch):
     def fail_with(error: BaseException) -> None:
-        def fail(*arguments: object) -> None:
+        def fail(*arguments: object, **_: object) -> None:
             raise error
 
         monkeypatch.setattr(sys.modules["qsm.training.train"], "train", fail)
@@ -378,11 +415,11 @@ def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, t
     assert qsm(*TRAIN) == (2, "", "qsm: error: two lines\n")
     fail_with(KeyboardInterrupt())
     assert qsm(*TRAIN) == (130, "", "qsm: interrupted\n")
-    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "interrupted")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments, **_: "interrupted")
     assert qsm(*TRAIN) == (130, "", "")  # it has told of its end
-    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "diverged")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments, **_: "diverged")
     assert qsm(*TRAIN) == (1, "", "")
-    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments: "preempted")
+    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", lambda *arguments, **_: "preempted")
     assert qsm(*TRAIN) == (143, "", "")
     fail_with(SimulationError("walker-walk cannot begin an episode"))
     assert qsm(*TRAIN) == (1, "", "qsm: error: walker-walk cannot begin an episode\n")

@@ -91,7 +91,7 @@ JSON = st.recursive(
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder, and a training that does nothing."""
     module = types.ModuleType("qsm.training.train")
-    module.train = lambda *arguments: "finished"  # pyright: ignore[reportAttributeAccessIssue]
+    module.train = lambda *arguments, **_: "finished"  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "qsm.training.train", module)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -99,6 +99,17 @@ def test_what_a_killed_process_left_is_removed_and_can_be_written_anew(
     assert kept.get("key") == b"program"
 
 
+def test_a_program_of_one_s_own_replaces_any_and_what_was_left_of_another(tmp_path: Path) -> None:
+    cache = ProgramCache(tmp_path)
+    cache.put("key", b"program")
+    (tmp_path / "key.part").write_bytes(b"longer than the program")
+    (tmp_path / "key.part").chmod(0o666)
+    cache.replace("key", b"newer")
+    assert cache.get_own("key") == b"newer"
+    assert (tmp_path / "key.program").stat().st_mode & 0o777 == 0o600
+    assert cache.get_own("another") is None
+
+
 def test_the_least_recently_used_programs_go_first(tmp_path: Path) -> None:
     times = iter(range(10, 100))
     kept = ProgramCache(tmp_path, clock=lambda: next(times) * 10**9)
