@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 import jax
 import psutil
-from jax._src.config import persistent_cache_min_compile_time_secs
 
-from qsm.devices import program_file, program_key
+from qsm.devices import program_key
 from qsm.devices.compilation_cache import CACHE_VARIABLE, ProgramCache, cache_folder, watch_keys
 from qsm.devices.program_key import Source, UnknownError
 
@@ -34,6 +33,8 @@ WATCHED = (
     "jax_check_tracer_leaks",
 )
 """Settings under which JAX does more than to call a program."""
+TRIED = ("0.10.",)
+"""How versions of JAX begin whose inner parts, which no version promises to the next, were tried for this."""
 
 
 class Store(NamedTuple):
@@ -78,6 +79,8 @@ def _why_not() -> str | None:
         return "the owner of a file cannot be told"
     if jax.process_count() > 1 or config.jax_default_device is not None:
         return "the device is not the first one of a single process"
+    if not jax.__version__.startswith(TRIED):
+        return f"it was not tried with jax {jax.__version__}"
     switched_on = [name for name in WATCHED if getattr(config, name)]
     return f"{switched_on[0]} is on" if switched_on else None
 
@@ -165,6 +168,8 @@ class KeptProgram:
     def _load(self, called_with: tuple[Any, ...]) -> Any:
         """The program on disk; None where there is none, or it is not this user's, damaged, or of other arguments."""
         try:
+            from qsm.devices import program_file  # with parts of JAX that another version may not have
+
             program = program_file.read(self._store.cache, self._key(called_with))
         except UnknownError as error:
             LOG.debug("%s is not kept: %s", self._name, error)
@@ -179,6 +184,10 @@ class KeptProgram:
         return program
 
     def _make(self, called_with: tuple[Any, ...], arguments: Any) -> Any:
+        from jax._src.config import persistent_cache_min_compile_time_secs
+
+        from qsm.devices import program_file
+
         with watch_keys() as executables, persistent_cache_min_compile_time_secs(0.0):
             lowered = self._jitted.lower(*arguments)
             program = lowered.compile()

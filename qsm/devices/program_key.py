@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 
 OWN = ("agents", "envs", "qsm")
 """The packages whose source is read. A class defined elsewhere computes nobody knows what."""
@@ -147,6 +146,8 @@ def settings() -> str:
 
 def device() -> str:
     """The first device: its kind and the instructions that it has, its driver, and how many there are."""
+    from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]  # another version may not have it
+
     first = jax.devices()[0]
     client = first.client
     try:

@@ -317,6 +317,15 @@ def test_where_jax_s_own_variable_rules_or_the_value_is_unknown_nothing_is_kept(
     assert not isinstance(Start().program(), KeptProgram)
 
 
+def test_a_version_that_it_was_not_tried_with_keeps_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kept_programs.use() is None
+    monkeypatch.setattr(jax, "__version__", "0.11.3")
+    assert kept_programs.use() == "it was not tried with jax 0.11.3"
+    assert not isinstance(kept_programs.jit(jnp.sin, "sine", ()), kept_programs.KeptProgram)
+
+
 def test_nothing_is_kept_unless_a_command_asks() -> None:
     group = GroupPrograms(agents.make_agent("sac", 3, 1), 3, 1, 1, 7, 1, Placement())
     assert not any(isinstance(program, KeptProgram) for program in compiled.compile_group(group))

@@ -45,7 +45,7 @@ def test_equal_groups_are_described_alike_and_others_are_not(name: str):
     assert make() == make()
     others = [
         make(4),
-        make(batch_size=7),
+        make(batch_size=17),
         make(hidden_sizes=(8,)),
         make(discount=0.5),
         make(reset_interval=3),
