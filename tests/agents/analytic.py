@@ -63,9 +63,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def small_agent(name: str, **overrides: Any) -> Any:
     """Agent `name`, or one of `VARIANTS`, for 3 observations and 2 actions, with networks that compile and run fast."""
     name, overrides = name.partition("+")[0], VARIANTS.get(name, {}) | overrides
+    return agents.make_agent(name, OBSERVATION_SIZE, ACTION_SIZE, **small_options(name) | overrides)
+
+
+def small_options(name: str) -> dict[str, Any]:
+    """`SMALL`, of the options that agent `name` has."""
     known = {field.name for field in dataclasses.fields(agents.config_class(name))}
-    options = {option: value for option, value in SMALL.items() if option in known} | overrides
-    return agents.make_agent(name, OBSERVATION_SIZE, ACTION_SIZE, **options)
+    return {option: value for option, value in SMALL.items() if option in known}
 
 
 @functools.cache

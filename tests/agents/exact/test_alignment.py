@@ -15,7 +15,7 @@ from agents.exact.learning import Course
 from agents.exact.linear_quadratic import Policy, Process
 from agents.exact.quadratic import Quadratic
 from agents.parts.types import Transition
-from tests.agents.analytic import SMALL
+from tests.agents.analytic import small_options
 
 PROCESS = Process(
     np.array([[0.9, 0.3], [-0.2, 0.9]]),
@@ -30,7 +30,7 @@ VALUE = linear_quadratic.evaluate(PROCESS, linear_quadratic.best(PROCESS)).actio
 
 
 def make(name: str, **options: Any) -> Any:
-    return agents.make_agent(name, 2, 2, **{**SMALL, "discount": 0.9, **options})
+    return agents.make_agent(name, 2, 2, **small_options(name) | {"discount": 0.9} | options)
 
 
 def exact(observation: jax.Array, action: jax.Array) -> jax.Array:

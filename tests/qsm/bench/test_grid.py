@@ -112,7 +112,7 @@ def test_a_cell_has_the_configuration_that_qsm_train_gives_it(
 ) -> None:
     seen: list[dict[str, Any]] = []
 
-    def train(agent: str, task: str, runs: Any, launch: Any, _: Any) -> str:
+    def train(agent: str, task: str, runs: Any, launch: Any, *_: Any, **__: Any) -> str:
         seen.extend(
             resolved_config(agent, task, launch.backend, one.agent_config, one.config) for one in runs
         )

@@ -52,7 +52,7 @@ def test_training_goes_on_and_no_file_takes_the_place_of_the_closed_output(tmp_p
     program = (
         "import os, sys, types\n"
         "from pathlib import Path\n"
-        "def train(*arguments):\n"
+        "def train(*arguments, **options):\n"
         "    with open(sys.argv[1], 'w') as file:\n"
         "        print('shown')\n"
         "        os.system('echo by another')\n"
