@@ -80,6 +80,7 @@ def exact_published(scale: float, num_samples: int = 100_000) -> np.ndarray:
     return action
 
 
+@pytest.mark.slow
 def test_published_qsm_climbs_a_quadratic_to_its_peak(published: np.ndarray):
     exact = exact_published(1.0)
     assert exact.mean() == pytest.approx(0.337, abs=0.003) and exact.std() == pytest.approx(0.07, abs=0.005)
@@ -88,6 +89,7 @@ def test_published_qsm_climbs_a_quadratic_to_its_peak(published: np.ndarray):
     assert published[0].std() == pytest.approx(exact.std(), abs=0.015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("index", "scale"), [(1, 10.0), (2, 50.0)])
 def test_published_qsm_saturates_at_large_scales(published: np.ndarray, index: int, scale: float):
     exact = exact_published(scale)
