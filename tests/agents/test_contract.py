@@ -74,7 +74,7 @@ def test_actions_have_the_shape_of_the_spec_and_stay_in_the_box(
         assert float(jnp.abs(action).max()) <= 1.0
 
 
-@every_kind
+@some(*[name for name in NAMES if name not in DEAR], slow=[*DEAR, *VARIANTS])
 def test_everything_stays_finite_and_of_its_shape(name: str):
     agent = small_agent(name)
     state = initial(agent)

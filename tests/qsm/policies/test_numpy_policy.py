@@ -35,12 +35,16 @@ SMALL: dict[str, Any] = {"hidden_sizes": (16, 16)}
 FEW_LEVELS: dict[str, Any] = {"time_embedding_size": 4, "time_hidden_sizes": (4,)}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     # Critics that take part in acting.
-    "qsm": [{"eval_samples": 3, "denoising_steps": 2, "critic_torso": "batchnorm", "critic_head": "c51"}],
-    "diffusion-ql": [
-        {"denoising_steps": 4, "eval_samples": 4, "acting_sampler": "dpm++", "acting_steps": 3},
+    "qsm": [
+        {
+            "eval_samples": 3,
+            "denoising_steps": 4,
+            "acting_sampler": "dpm++",
+            "acting_steps": 3,
+            "critic_torso": "batchnorm",
+            "critic_head": "c51",
+        }
     ],
-    # The gradient of the critics takes part in acting.
-    "langevin": [{"langevin_steps": 3}],
     "sac": [{}],
     "td3": [{}],
 }
@@ -51,11 +55,13 @@ MORE: dict[str, list[dict[str, Any]]] = {
         {"denoising_steps": 2, "actor_torso": "simba", "eval_samples": 2, "critic_torso": "simbav2"},
     ],
     "diffusion-ql": [{"denoising_steps": 2, "eval_samples": 4}],
+    # The gradient of the critics takes part in acting.
+    "langevin": [{"langevin_steps": 3}],
     "diffusion-pg": [{"denoising_steps": 2}],
     "sac": [{"actor_torso": "simbav2", "normalize_rewards": True, "normalize_observations": True}],
     "td3": [{"actor_torso": "simba"}],
 }
-"""Of which there is one of its kind above: slow tests."""
+"""Of which there is one of its kind above, or which compile for long: slow tests."""
 CASES = [
     *((name, options) for name in agents.AGENTS for options in OPTIONS.get(name, [])),
     *(
