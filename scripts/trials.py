@@ -17,13 +17,10 @@ from typing import Any
 
 import agents
 from qsm.base.errors import UserError
-from qsm.command import output
-from qsm.command.script import read_arguments, write_rows
+from qsm.command.script import mistakes_told, read_folders, write_rows
 from qsm.options.arguments import to_arguments
-from qsm.options.parser import Positional
 from qsm.record.config_file import read_config
 from qsm.record.find import find_runs, load_run
-from qsm.record.status import MISTAKE
 from qsm.record.tables import read_csv
 
 KEY = ("agent", "task", "seed", "options")
@@ -83,19 +80,13 @@ def _read(table: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Reads the trials and adds to the table."""
-    folders = Positional("folders", "Folders with trials below them.", tuple[Path, ...])
-    given = read_arguments(Options, __doc__, [folders])
-    path = given["options"].output
-    found = [run for folder in given["folders"] for run in find_runs(folder)]
-    if not found:
-        output.complain("error: No run below the folders given; name those that hold the trials")
-        raise SystemExit(MISTAKE)
-    try:
-        rows = merge(_read(path), [rows_of(run) for run in found])
-    except UserError as error:
-        output.complain(f"error: {error}")
-        raise SystemExit(MISTAKE) from error
-    write_rows(path, rows, digits=9)
+    options, folders = read_folders(Options, __doc__)
+    with mistakes_told():
+        found = [run for folder in folders for run in find_runs(folder)]
+        if not found:
+            raise UserError("No run below the folders given; name those that hold the trials")
+        rows = merge(_read(options.output), [rows_of(run) for run in found])
+    write_rows(options.output, rows, digits=9)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,34 @@ def read_arguments(
     """
     summary = " ".join((description or "").partition("\n\n")[0].split())
     parser = Parser(f"python {sys.argv[0]}", summary, {"script": group}, positionals)
-    try:
+    with mistakes_told():
         given = parser.parse(sys.argv[1:])
+    return given | {"options": given["script"]}
+
+
+def read_folders(group: type, description: str | None) -> tuple[Any, tuple[Path, ...]]:
+    """`read_arguments` of a script about runs: its options, and the folders with runs below them.
+
+    Raises:
+      SystemExit: as of `read_arguments`.
+    """
+    folders = Positional("folders", "Folders with runs below them.", tuple[Path, ...])
+    given = read_arguments(group, description, [folders])
+    return given["options"], given["folders"]
+
+
+@contextlib.contextmanager
+def mistakes_told() -> Iterator[None]:
+    """Ends the process at a mistake, told in one line.
+
+    Raises:
+      SystemExit: a `UserError` was raised inside.
+    """
+    try:
+        yield
     except UserError as error:
         output.complain(f"error: {error}")
         raise SystemExit(MISTAKE) from error
-    return given | {"options": given["script"]}
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], digits: int = 6) -> None:

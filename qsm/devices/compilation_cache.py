@@ -117,12 +117,8 @@ class ProgramCache(CacheInterface):
         """
         file = self._file(key)
         with self._lock:
-            if file.exists():
-                return
-            unfinished = file.with_suffix(UNFINISHED)
-            unfinished.write_bytes(value)
-            self._touch(unfinished)
-            unfinished.replace(file)
+            if not file.exists():
+                self._write(file, value)
 
     def get_own(self, key: str) -> bytes | None:
         """The program, or None where there is none that this user wrote and nobody else can; its last use is now.
@@ -142,19 +138,13 @@ class ProgramCache(CacheInterface):
         return program
 
     def replace(self, key: str, value: bytes) -> None:
-        """Keeps a program in the place of any that is there, as `put` does, readable and writable by this user alone.
+        """Keeps a program in the place of any that is there, as `put` does.
 
         Raises:
           OSError: it cannot be written, or another process holds the lock for too long.
         """
-        file = self._file(key)
         with self._lock:
-            unfinished = file.with_suffix(UNFINISHED)
-            unfinished.unlink(missing_ok=True)  # left by a process that was killed, with whatever mode
-            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-                opened.write(value)
-            self._touch(unfinished)
-            unfinished.replace(file)
+            self._write(self._file(key), value)
 
     def clean(self, max_bytes: int) -> None:
         """Removes what was never finished, then the least recently used programs until `max_bytes` are not exceeded.
@@ -177,6 +167,15 @@ class ProgramCache(CacheInterface):
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}{SUFFIX}"
+
+    def _write(self, file: Path, value: bytes) -> None:
+        """Under the lock: whole, in one step, and for this user alone."""
+        unfinished = file.with_suffix(UNFINISHED)
+        unfinished.unlink(missing_ok=True)  # left by a process that was killed, with whatever mode
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+            opened.write(value)
+        self._touch(unfinished)
+        unfinished.replace(file)
 
     def _touch(self, file: Path) -> None:
         now = self._clock()

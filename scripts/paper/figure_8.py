@@ -17,9 +17,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 
-from qsm.base.errors import UserError
-from qsm.command.script import read_arguments, write_rows
-from qsm.options.parser import Positional
+from qsm.command.script import mistakes_told, read_folders, write_rows
 from qsm.report.intervals import common_curve
 from qsm.report.results import Comparison, Result, finished, gather, range_of
 from qsm.report.settings import unlike
@@ -92,15 +90,11 @@ def draw(found: Runs, options: Options) -> None:
 
 def main() -> None:
     """Reads the runs, draws and writes."""
-    folders = Positional("folders", "Folders with runs below them.", tuple[Path, ...])
-    given = read_arguments(Options, __doc__, [folders])
-    options: Options = given["options"]
+    options, folders = read_folders(Options, __doc__)
     labels = (*options.agents, options.line)
-    try:
-        runs, problems = gather(given["folders"])
-        found = finished(runs, options.tasks, labels, options.steps, given["folders"])
-    except UserError as error:
-        raise SystemExit(str(error)) from error
+    with mistakes_told():
+        runs, problems = gather(folders)
+        found = finished(runs, options.tasks, labels, options.steps, folders)
     compared = Comparison([one for group in found.values() for one in group], options.steps)
     for line in (*problems, *(f"not like for like: {line}" for line in unlike(compared))):
         print(line)

@@ -20,8 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from qsm.base.errors import UserError
-from qsm.command.script import read_arguments, write_rows
-from qsm.options.parser import Positional
+from qsm.command.script import mistakes_told, read_folders, write_rows
 from qsm.record.find import load_run
 from qsm.record.tables import read_csv
 from qsm.report.intervals import common_curve
@@ -173,14 +172,10 @@ def rows_of(found: list[Variant], option: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Reads the runs, draws and writes."""
-    folders = Positional("folders", "Folders with runs below them.", tuple[Path, ...])
-    given = read_arguments(Options, __doc__, [folders])
-    options: Options = given["options"]
-    try:
-        runs, problems = gather(given["folders"])
+    options, folders = read_folders(Options, __doc__)
+    with mistakes_told():
+        runs, problems = gather(folders)
         found = variants([run for run in runs if run.returns], options.option)
-    except UserError as error:
-        raise SystemExit(str(error)) from error
     for problem in problems:
         print(problem)
     if not found:

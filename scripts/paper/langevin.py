@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 
 import agents
-from qsm.base.errors import UserError
-from qsm.command.script import read_arguments, write_rows
-from qsm.options.parser import Positional
+from qsm.command.script import mistakes_told, read_folders, write_rows
 from qsm.report.results import Comparison, Result, finished, gather
 from qsm.report.settings import unlike
 from qsm.speed.limits import SPEC, action_milliseconds
@@ -85,14 +83,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Reads the runs, measures and writes."""
-    folders = Positional("folders", "Folders with runs below them.", tuple[Path, ...])
-    given = read_arguments(Options, __doc__, [folders])
-    options: Options = given["options"]
-    try:
-        runs, problems = gather(given["folders"])
-        found = finished(runs, options.tasks, options.agents, options.steps, given["folders"])
-    except UserError as error:
-        raise SystemExit(str(error)) from error
+    options, folders = read_folders(Options, __doc__)
+    with mistakes_told():
+        runs, problems = gather(folders)
+        found = finished(runs, options.tasks, options.agents, options.steps, folders)
     compared = Comparison([one for group in found.values() for one in group], options.steps)
     for line in (*problems, *(f"not like for like: {line}" for line in unlike(compared))):
         print(line)

@@ -15,61 +15,17 @@ from pathlib import Path
 import pytest
 
 import agents
-from envs import gridworld
 from envs.api import SimulationError
 from qsm.base.errors import UserError
 from qsm.base.version import __version__
 from qsm.checkpoints.selection import NEWEST
-from qsm.command import cli, start, train
 from qsm.options import kinds
 from qsm.options.commands import OutputOptions
-from qsm.options.run import LaunchOptions, MjxRunConfig, RunConfig
+from qsm.options.run import LaunchOptions, RunConfig
 from tests.run_folders import add
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "wandb", "tensorboard", "matplotlib", "numpy")
 TRAIN = ["train", "qsm", "cheetah-run"]
-
-
-@pytest.fixture
-def qsm(capsys: pytest.CaptureFixture[str]):
-    """Runs the command and returns its status, output and errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            status = cli.main(arguments)
-        except SystemExit as exit:
-            status = int(exit.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """Calls that reach the training loop, which a stand-in replaces."""
-    calls: list[tuple] = []
-    module = types.ModuleType("qsm.training.train")
-    module.train = lambda *arguments, **_: calls.append(arguments) or "finished"  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "qsm.training.train", module)
-    return calls
-
-
-def test_only_the_command_of_a_process_keeps_programs(
-    trained: list[tuple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who calls `main` with words may have replaced anything in the agents before."""
-    kept, words = [], [*TRAIN, "--runs", str(tmp_path)]
-
-    def train(*_: object, keep_programs: bool) -> str:
-        kept.append(keep_programs)
-        return "finished"
-
-    monkeypatch.setattr(sys.modules["qsm.training.train"], "train", train)
-    monkeypatch.setattr(start, "is_own_process", False)
-    monkeypatch.setattr(sys, "argv", ["qsm", *words])
-    assert cli.main(words) == cli.main() == 0
-    assert kept == [False, True]
 
 
 MISTAKES = {
@@ -150,54 +106,6 @@ def test_a_mistake_is_answered_in_one_line(qsm, trained, line: str):
     assert not trained
 
 
-def test_the_options_reach_training(qsm, trained):
-    line = "--seed 3 --steps 1e6 --score_scale 120 --hidden-sizes=64,32 --no-score-layer-norm --critic-layer-norm"
-    arguments = [*TRAIN, *line.split(), "--schedule", "cosine", "--name", "wide"]
-    assert qsm(*arguments) == (0, "", "")
-    [(agent, task, [run], launch, command)] = trained
-    agent_config, run_config = run.agent_config, run.config
-    assert (agent, task, launch) == ("qsm", "cheetah-run", LaunchOptions())
-    assert agent_config == agents.config_class("qsm")(
-        score_scale=120.0, hidden_sizes=(64, 32), critic_layer_norm=True, schedule="cosine"
-    )
-    assert type(agent_config) is agents.config_class("qsm")
-    assert run_config == RunConfig(seed=3, steps=1_000_000)
-    assert run.path == Path("runs/dm_control/cheetah-run/qsm@wide/seed_3")
-    assert command == ["qsm", *arguments]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ([], "runs/dm_control/cheetah-run/qsm/seed_0"),
-        (["--runs", "/data"], "/data/dm_control/cheetah-run/qsm/seed_0"),
-        (["--run-dir", "here", "--seed", "5"], "here"),
-        (["--backend", "mjx", "--name", "wide"], "runs/mjx/cheetah-run/qsm@wide/seed_0"),
-        (["--preset", "strong"], "runs/dm_control/cheetah-run/qsm@strong/seed_0"),
-        (["--preset", "strong", "--name", "wide"], "runs/dm_control/cheetah-run/qsm@wide/seed_0"),
-        (["--preset", "paper"], "runs/dm_control/cheetah-run/qsm/seed_0"),
-    ],
-)
-def test_the_run_has_its_folder(qsm, trained, given: list[str], expected: str):
-    assert qsm(*TRAIN, *given)[0] == 0
-    assert [run.path for run in trained[0][2]] == [Path(expected)]
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_what_stands_on_the_line_wins_over_the_preset(qsm, trained, order: int):
-    words = ["--preset=simbav2", "--critic-torso=mlp", "--hidden-sizes=64,64"]
-    assert qsm(*TRAIN, *words[::order])[0] == 0
-    (run,) = trained[0][2]
-    expected = agents.config_of("qsm", "simbav2", critic_torso="mlp", hidden_sizes=(64, 64))
-    assert run.agent_config == expected and expected.critic_head == "c51"
-
-
-def test_a_sweep_of_a_preset_is_labelled_by_both(qsm, trained):
-    assert qsm(*TRAIN, "--preset", "strong", "--sweep", "score_scale=1,50")[0] == 0
-    labels = [run.path.parent.name for run in trained[0][2]]
-    assert labels == ["qsm@strong,score_scale=1", "qsm@strong,score_scale=50"]
-
-
 def test_presets_are_listed_with_what_each_sets(qsm):
     status, out, _ = qsm("agents", "--presets")
     assert status == 0
@@ -207,84 +115,6 @@ def test_presets_are_listed_with_what_each_sets(qsm):
     assert "--critic-torso simbav2" in simbav2 and "--critic-hidden-sizes 512,512" in simbav2
     assert "--normalize-rewards" in simbav2 and "diffusion: --actor-torso simba" in simbav2
     assert "--presets" in qsm("agents")[1]
-
-
-def test_an_unknown_preset_is_told_in_one_line(qsm, trained):
-    status, out, err = qsm(*TRAIN, "--preset", "stron")
-    assert (status, out) == (2, "") and err.count("\n") == 1
-    assert "--preset is 'stron'" in err and "Did you mean 'strong'" in err
-
-
-def test_seeds_and_sweeps_are_runs_of_their_own(qsm, trained):
-    line = "--num-seeds 2 --seed 7 --sweep score_scale=1,50 --name wide"
-    assert qsm(*TRAIN, *line.split()) == (0, "", "")
-    runs = trained[0][2]
-    assert [str(run.path) for run in runs] == [
-        f"runs/dm_control/cheetah-run/qsm@wide,score_scale={value}/seed_{seed}"
-        for value in (1, 50)
-        for seed in (7, 8)
-    ]
-    assert [run.agent_config.score_scale for run in runs] == [1, 1, 50, 50]
-    assert [run.config.seed for run in runs] == [7, 8, 7, 8]
-    assert [run.label for run in runs][::3] == ["score_scale=1 seed 7", "score_scale=50 seed 8"]
-    # Each could have been started alone.
-    alone = "--seed 8 --score-scale 50 --name wide,score_scale=50"
-    assert qsm(*TRAIN, *alone.split())[0] == 0
-    assert (trained[1][2][0].path, trained[1][2][0].agent_config) == (runs[3].path, runs[3].agent_config)
-
-
-def test_mjx_has_defaults_of_its_own(qsm, trained):
-    assert qsm(*TRAIN, "--backend=mjx", "--seed", "1")[0] == 0
-    assert qsm(*TRAIN, "--backend", "dm_control", "--seed", "1")[0] == 0
-    assert trained[0][2][0].config == MjxRunConfig(seed=1)
-    assert trained[1][2][0].config == RunConfig(seed=1)
-    assert "(default: 128)" in " ".join(qsm(*TRAIN[:2], "--backend", "mjx", "--help")[1].split())
-
-
-def test_the_last_of_equal_options_counts(qsm, trained):
-    assert qsm(*TRAIN, "--seed", "1", "--critic-layer-norm", "--seed=2", "--no-critic-layer-norm")[0] == 0
-    (run,) = trained[0][2]
-    assert run.config.seed == 2
-    assert not run.agent_config.critic_layer_norm
-
-
-@pytest.mark.parametrize("agent", agents.AGENTS)
-def test_dry_run_prints_every_option_so_that_it_reads_back(
-    qsm, trained, tmp_path: Path, monkeypatch, agent: str
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "predicted_memory", lambda *_: ["one", "two"])
-    given = ["--steps", "2.5e4", "--discount", "0.9", "--hidden-sizes", "8", "--n-step", "3"]
-    status, printed, err = qsm("train", agent, "cheetah-run", *given, "--dry-run")
-    assert (status, err) == (0, "")
-    assert not trained
-    assert not list(tmp_path.iterdir())
-    assert "--steps 25_000             # default: 100_000" in re.sub(" +#", "             #", printed)
-    assert f"runs/dm_control/cheetah-run/{agent}/seed_0" in printed
-    assert printed.endswith("\nmemory, predicted\n  one\n  two\n")
-    back = [
-        word for line in printed.splitlines() if "--" in line for word in shlex.split(line, comments=True)
-    ]
-    assert qsm("train", agent, "cheetah-run", *back)[0] == 0
-    assert qsm("train", agent, "cheetah-run", *given)[0] == 0
-    assert trained[0][2:4] == trained[1][2:4]  # the runs, and how they are launched
-
-
-def test_dry_run_predicts_the_memory_of_all_seeds(qsm, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    given = ["--hidden-sizes", "8", "--replay-capacity", "1e6", "--num-seeds", "2"]
-    status, printed, err = qsm("train", "sac", "gridworld-rooms", *given, "--dry-run")
-    assert (status, err) == (0, "")
-    # A row: observation, action, reward and discount of 4 bytes, and a step type; two seeds.
-    spec = gridworld.make_env("gridworld-rooms", seed=0).spec
-    row = 4 * (spec.observation_size + spec.action_size + 2) + 1
-    assert f"arrays: replay {2e6 * row / 2**20:.1f} MiB, parameters" in printed
-    assert "not counted: the interpreter" in printed
-    assert "MJX takes many seconds" in qsm(*TRAIN, "--backend", "mjx", "--dry-run")[1]
-    # What the training would refuse, too.
-    small = ["--batch-size", "2000", "--replay-capacity", "1000", "--dry-run"]
-    status, printed, err = qsm("train", "sac", "gridworld-rooms", *small)
-    assert (status, printed) == (2, "") and "batch_size is 2000" in err
 
 
 @pytest.mark.parametrize("agent", agents.AGENTS)
@@ -364,21 +194,6 @@ def test_evaluation_is_given_its_options(qsm, tmp_path: Path, monkeypatch: pytes
     assert err.startswith(
         "qsm: warning: --ddim-eta 0.5 has no effect: read only where --acting-sampler is ddim;"
     )
-
-
-def test_options_without_effect_are_told_before_the_training(qsm, trained: list[tuple]):
-    start = "qsm: warning: --num-atoms 51 has no effect: read only where --critic-head is c51, two_hot or hl_gauss"
-    for more in ([], ["--dry-run"], ["--num-seeds", "3"]):
-        _, _, err = qsm(*TRAIN, "--num-atoms", "51", *more)
-        assert err == f"{start}; change that, or leave it out\n"
-    assert len(trained) == 2
-    for words in (["--num-atoms", "101"], ["--num-atoms=51", "--critic-head=c51"], ["--preset", "strong"]):
-        assert qsm(*TRAIN, *words)[2] == ""
-    swept = ["--target", "weighted", "--sweep", "effective_floor=0.1,0.2"]
-    lines = qsm("train", "qsm-clean", "cheetah-run", *swept)[2].splitlines()
-    assert [line.split()[2:6] for line in lines] == [
-        ["--effective-floor", value, "has", "no"] for value in ("0.1", "0.2")
-    ]
 
 
 def test_the_dashboard_listens_on_this_machine_only(qsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -70,14 +70,13 @@ def test_a_program_is_kept_and_the_first_of_a_key_stays(tmp_path: Path) -> None:
 
 def test_no_reader_finds_a_half_written_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, found = ProgramCache(tmp_path), []
-    write = Path.write_bytes
+    replace = Path.replace
 
-    def slowly(file: Path, data: bytes) -> int:
-        write(file, data[:4])
-        found.append(reader.get("key"))
-        return write(file, data)
+    def watched(file: Path, target: Path) -> Path:
+        found.append(reader.get("key"))  # all is written, and under another name
+        return replace(file, target)
 
-    monkeypatch.setattr(Path, "write_bytes", slowly)
+    monkeypatch.setattr(Path, "replace", watched)
     ProgramCache(tmp_path).put("key", b"program")
     assert found == [None]
     assert reader.get("key") == b"program"
