@@ -71,7 +71,8 @@ def test_a_missing_run_is_told_with_the_command_that_makes_it(
         started(monkeypatch, figure_8.main, runs[1])
     assert " ".join(capsys.readouterr().err.split()) == (
         f"qsm: error: no finished run of qsm on cheetah-run (and 3 more) below {runs[1]}: make them with "
-        "`qsm bench cheetah-run walker-walk --agents qsm sac --steps 20e3 --seeds 3 --out results/agents --wandb disabled`"
+        "`qsm bench cheetah-run walker-walk --agents qsm sac --steps 20e3 --seeds 3 --out results/agents "
+        "--wandb disabled`"
     )
     with pytest.raises(SystemExit, match="2"):
         started(monkeypatch, langevin.main, runs[1])
