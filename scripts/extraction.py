@@ -1,0 +1,262 @@
+"""What each agent makes of one trained critic: policies learn anew from a run's critics and replay, which do not move.
+
+    qsm train sac cheetah-run --preset strong --steps 30e3
+    python scripts/extraction.py runs/dm_control/cheetah-run/sac@strong/seed_0 --agents sac qsm-clean
+
+The networks of a policy begin anew for each agent, and take `--updates` updates on batches of the run's replay buffer.
+Nothing is collected and no critic learns, so that policies are compared and nothing else. It takes minutes where a
+training takes hours, and says less: what a policy makes of a critic's errors is never corrected. A variant is given as
+to `qsm bench`: qsm-clean@hot:inverse_temperature=3. Options of critics, and of what they see, are those of the run.
+
+A row for each policy, measurement and way to act (explore, evaluate): the return of episodes, and how much more the
+critics expect of the policy's actions than of those in the replay buffer, in the task's rewards. The first rows are the
+run's own policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import agents
+from agents.api import Agent
+from agents.parts import normalizer
+from agents.parts.types import Mode
+from envs.api import HostEnvironment, StepType
+from qsm.base.errors import UserError
+from qsm.bench.grid import AgentSpec, parse_agent
+from qsm.checkpoints.checkpoint import Checkpoints
+from qsm.command.script import mistakes_told, read_arguments, write_rows
+from qsm.data import replay, sampling
+from qsm.learning.build import Built, build
+from qsm.learning.learner import Learner
+from qsm.loops.evaluate import episode_seed
+from qsm.options.parser import Positional
+from qsm.record.find import load_run
+
+OF_CRITICS = (
+    "num_critics",
+    "critic_torso",
+    "critic_layer_norm",
+    "critic_weight_norm",
+    "critic_head",
+    "num_atoms",
+    "value_bound",
+    "atom_smoothing",
+    "critic_reduction",
+    "critic_pessimism",
+    "normalize_observations",
+    "normalize_rewards",
+)
+"""Options that say what critics are and what they see; their widths besides."""
+RATES = ("critic_learning_rate", "target_rate")
+"""Hyperparameters by which critics move."""
+MODES: tuple[Mode, ...] = ("explore", "evaluate")
+NUM_STATES = 2_048
+"""States at which actions are valued."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which policies, and how long they learn."""
+
+    agents: tuple[str, ...] = ("sac", "td3", "qsm", "qsm-clean")
+    """Agents, or variants of them as `qsm bench` takes them."""
+    updates: int = 3_000
+    """Updates of each policy."""
+    measurements: int = 2
+    """Times that each policy is measured, evenly far apart."""
+    episodes: int = 4
+    """Episodes of a measurement, for each way to act."""
+    seed: int = 0
+    """Of networks, batches and episodes."""
+    output: Path = Path("extraction.csv")
+    """CSV file to write."""
+
+
+class Source(NamedTuple):
+    """A run that has learned."""
+
+    built: Built
+    config: Mapping[str, Any]
+    step: int
+    state: Any
+    replay: replay.Replay
+
+
+def read_source(path: Path) -> Source:
+    """The newest checkpoint of the run at `path`.
+
+    Raises:
+      UserError: no run, none with critics that stay as they are, or no checkpoint that can be gone on from.
+    """
+    run = load_run(path)
+    options, config = run.config["agent_config"], run.config
+    if config["backend"] != "dm_control":
+        raise UserError(f"{path} was trained on {config['backend']}; give a run of --backend dm_control")
+    if options.get("critic_torso") == "batchnorm":
+        raise UserError(f"{path} has critics whose values depend on the batch; give one with another torso")
+    built = build(config)
+    learner = Learner(built.agent, built.spec, 0, capacity=1, num_envs=config["run_config"]["num_envs"])
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise UserError(f"{path} has no checkpoint yet; let the training go on, or resume it")
+        saved, counters = checkpoints.restore(learner, checkpoints.latest_step)
+    if not hasattr(saved.agent, "critic"):
+        raise UserError(f"{path} is of {config['agent']}, which has no critics; give a run of another agent")
+    num_rows = max(int((saved.replay[-1].stop - saved.replay[0].first).max()), 2)
+    sizes = num_rows, learner.num_envs, built.spec.observation_size, built.spec.action_size
+    shapes = jax.eval_shape(lambda: replay.create(*sizes, built.agent.sampling.prioritized))
+    rows = jax.device_put(replay.from_rows(shapes, saved.replay))
+    return Source(built, config, counters.step, saved.agent, rows)
+
+
+def agent_of(source: Source, spec: AgentSpec) -> Agent:
+    """The agent that `spec` names, with the critics of `source`.
+
+    Raises:
+      UserError: options that do not go together.
+    """
+    of_run = source.config["agent_config"]
+    shared = {name: of_run[name] for name in OF_CRITICS if name in of_run}
+    shared["critic_hidden_sizes"] = of_run.get("critic_hidden_sizes") or of_run["hidden_sizes"]
+    try:
+        return source.built.task.agent(spec.agent, agents.override(spec.config, **shared))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{spec.agent} cannot learn from this run's critics: {error}") from error
+
+
+def fresh(agent: Agent, source: Source, key: jax.Array) -> Any:
+    """A new policy with the critics and statistics of `source`, which do not move."""
+    state = agent.init(key)
+    return state._replace(
+        critic=source.state.critic,
+        normalizer=source.state.normalizer,
+        hyperparameters=state.hyperparameters | {name: jnp.zeros((), jnp.float32) for name in RATES},
+    )
+
+
+@functools.partial(jax.jit, static_argnames="agent", donate_argnames="state")
+def learn(
+    agent: Agent, state: Any, rows: replay.Replay, key: jax.Array, first: jax.Array, stop: jax.Array
+) -> Any:
+    """`state` after updates `first` to `stop`, its critics as they were."""
+
+    def update(number: jax.Array, state: Any) -> Any:
+        batch_key, update_key = jax.random.split(jax.random.fold_in(key, number))
+        batch = sampling.sample(rows, agent.sampling, agent.discount(state), batch_key)
+        return agent.update(state, batch, update_key, number)[0]._replace(critic=state.critic)
+
+    return jax.lax.fori_loop(first, stop, update, state)
+
+
+@functools.partial(jax.jit, static_argnames=("agent", "mode"))
+def act(agent: Agent, state: Any, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
+    """Actions `[B, A]` at observations `[B, O]`."""
+    return agent.act(state, observation, key, mode=mode)
+
+
+@functools.partial(jax.jit, static_argnames=("agent", "mode"))
+def advantage(agent: Agent, state: Any, rows: replay.Replay, key: jax.Array, *, mode: Mode) -> jax.Array:
+    """Mean of Q(s, a) - Q(s, a of the replay buffer), `[]`, in the task's rewards."""
+    state_key, act_key = jax.random.split(key)
+    batch = sampling.sample(
+        rows, dataclasses.replace(agent.sampling, batch_size=NUM_STATES), agent.discount(state), state_key
+    )
+    action = agent.act(state, batch.observation, act_key, mode=mode)
+    value, other = (agent.action_value(state, batch.observation, a) for a in (action, batch.action))
+    assert value is not None and other is not None, "read_source takes no agent without critics"
+    scale = 1.0
+    if agent.config.normalize_rewards:  # type: ignore[attr-defined]
+        scale = normalizer.reward_scale(state.normalizer.returns, agent.config.value_bound)  # type: ignore[attr-defined]
+    return scale * (value - other).mean()
+
+
+def play(
+    agent: Agent, state: Any, environments: Sequence[HostEnvironment], mode: Mode, seed: int
+) -> np.ndarray:
+    """Undiscounted returns of one episode in each of `environments`, `[E]`."""
+    observations = []
+    for i, environment in enumerate(environments):
+        environment.reseed(episode_seed(seed, 0, i))
+        observations.append(environment.reset().observation)
+    returns, key, tick, is_last = np.zeros(len(environments)), jax.random.key(seed), 0, False
+    while not is_last:  # the episodes of the suite are all of the same length
+        stacked = np.stack(observations).astype(np.float32)
+        actions = np.asarray(act(agent, state, stacked, jax.random.fold_in(key, tick), mode=mode))
+        steps = [environment.step(a) for environment, a in zip(environments, actions, strict=True)]
+        returns += [step.reward for step in steps]
+        observations = [step.observation for step in steps]
+        is_last, tick = any(step.step_type == StepType.LAST for step in steps), tick + 1
+    return returns
+
+
+def measure(
+    agent: Agent, state: Any, source: Source, environments: Sequence[HostEnvironment], seed: int
+) -> Iterator[dict[str, Any]]:
+    """What the policy is worth, for each way to act."""
+    for mode in MODES:
+        returns = play(agent, state, environments, mode, seed)
+        gain = advantage(agent, state, source.replay, jax.random.key(seed), mode=mode)
+        yield {
+            "mode": mode,
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            "advantage": float(gain),
+        }
+
+
+def extract(source: Source, spec: AgentSpec, options: Options) -> Iterator[dict[str, Any]]:
+    """Rows of the policy that `spec` names, as it learns."""
+    agent = agent_of(source, spec)
+    environments = [source.built.task.host(i) for i in range(options.episodes)]
+    init_key, key = jax.random.split(jax.random.key(options.seed))
+    state = fresh(agent, source, init_key)
+    done = 0
+    for i in range(options.measurements):
+        stop = options.updates * (i + 1) // options.measurements
+        state, done = learn(agent, state, source.replay, key, done, stop), stop
+        for row in measure(agent, state, source, environments, options.seed):
+            yield {"updates": done} | row
+
+
+def rows_of(source: Source, specs: Mapping[str, AgentSpec], options: Options) -> Iterator[dict[str, Any]]:
+    """The table: the run's own policy first."""
+    config = source.config
+    about = {"task": config["task"], "critics_of": config["agent"], "step": source.step}
+    environments = [source.built.task.host(i) for i in range(options.episodes)]
+    for row in measure(source.built.agent, source.state, source, environments, options.seed):
+        yield about | {"policy": "as trained", "updates": ""} | row
+    for text, spec in specs.items():
+        for row in extract(source, spec, options):
+            yield about | {"policy": text} | row
+
+
+def main() -> None:
+    """Reads the run, teaches the policies, prints each row and writes them all."""
+    folder = Positional("run", "Run whose critics and replay buffer are taken.", Path)
+    given = read_arguments(Options, __doc__, [folder])
+    options: Options = given["options"]
+    rows = []
+    with mistakes_told():
+        specs = {text: parse_agent(text) for text in options.agents}
+        source = read_source(given["run"])
+        for row in rows_of(source, specs, options):
+            rows.append(row)
+            print(
+                f"{row['policy']:40} {row['updates']!s:>7} {row['mode']:9}"
+                f"{row['return_mean']:7.1f} ± {row['return_std']:5.1f}  advantage {row['advantage']:8.4f}",
+                flush=True,
+            )
+    write_rows(options.output, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""scripts/extraction.py: policies learn from critics that do not move, and are measured by known returns and values."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents.parts.types import Mode, Sampling
+from envs.api import StepType, TimeStep
+from qsm.bench.grid import parse_agent
+from qsm.command import cli
+from qsm.data import replay
+from qsm.learning.build import Built, Task
+from scripts import extraction
+from tests.probe_environments import ActionReward
+from tests.run_folders import add
+
+REPLAYED = 0.25
+CRITICS = {"hidden_sizes": (8,), "critic_layer_norm": True, "normalize_observations": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """The part of options that `advantage` reads."""
+
+    normalize_rewards: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """Explores with 1/2 and evaluates with 3/4, whatever it sees; values an action by twice itself."""
+
+    config: Plain = Plain()
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(4, 1)
+
+    def discount(self, state: Any) -> float:
+        return 0.9
+
+    def act(self, state: Any, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
+        return jnp.full((len(observation), 1), 0.5 if mode == "explore" else 0.75)
+
+    def action_value(self, state: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
+        return 2 * action[:, 0]
+
+
+def replayed(num_rows: int, observation_size: int, action_size: int) -> replay.Replay:
+    """An episode that goes on, its actions all 1/4."""
+    rows = replay.create(num_rows, 1, observation_size, action_size)
+    for number in range(num_rows):
+        kind = StepType.FIRST if number == 0 else StepType.MID
+        seen = np.full((1, observation_size), number / num_rows, np.float32)
+        row = TimeStep(np.array([kind]), np.ones(1), np.ones(1), seen)
+        rows = replay.insert(rows, jnp.full((1, action_size), REPLAYED), row)
+    return rows
+
+
+def test_measures_are_those_of_the_way_to_act():
+    source = extraction.Source(None, {}, 0, (), replayed(5, 1, 1))  # type: ignore[arg-type]
+    environments = [ActionReward(optimum=0.25), ActionReward(optimum=0.5)]
+    explored, evaluated = extraction.measure(Fixed(), (), source, environments, seed=3)  # type: ignore[arg-type]
+    returns = np.array([1 - 0.25**2, 1.0])
+    assert explored == pytest.approx(
+        {"mode": "explore", "return_mean": returns.mean(), "return_std": returns.std(), "advantage": 0.5}
+    )
+    returns = np.array([1 - 0.5**2, 1 - 0.25**2])
+    assert evaluated == pytest.approx(
+        {"mode": "evaluate", "return_mean": returns.mean(), "return_std": returns.std(), "advantage": 1.0}
+    )
+
+
+def test_a_policy_learns_and_its_critics_do_not_move():
+    task = Task("cartpole-swingup", "dm_control")
+    config = {"agent": "sac", "agent_config": CRITICS}
+    spec = parse_agent("td3@small:actor_hidden_sizes=4:batch_size=8:critic_learning_rate=1")
+    size = task.spec.observation_size
+    seen = extraction.Source(Built(task, None), config, 0, None, replayed(20, size, 1))  # type: ignore[arg-type]
+    agent = extraction.agent_of(seen, spec)
+    learned = agent.init(jax.random.key(1))
+    source = seen._replace(state=learned)
+    before = extraction.fresh(agent, source, jax.random.key(2))
+    kept = jax.tree.map(np.asarray, (before.critic, before.normalizer, before.actor))
+    after = extraction.learn(agent, before, source.replay, jax.random.key(3), 0, 4)
+    jax.tree.map(np.testing.assert_array_equal, kept[:2], (after.critic, after.normalizer))
+    jax.tree.map(np.testing.assert_array_equal, kept[0].online.params, learned.critic.online.params)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), kept[2], after.actor)
+    assert all(jax.tree.leaves(moved.params))
+
+
+def test_critics_are_those_of_the_run():
+    config = {"agent": "sac", "agent_config": CRITICS | {"critic_head": "c51", "value_bound": 7.0}}
+    task = Task("cartpole-swingup", "dm_control")
+    source = extraction.Source(Built(task, None), config, 0, None, None)  # type: ignore[arg-type]
+    spec = parse_agent("qsm@x:critic_head=scalar:hidden_sizes=16,16:denoising_steps=3")
+    agent: Any = extraction.agent_of(source, spec)
+    options = agent.config
+    assert (options.critic_head, options.value_bound, options.critic_hidden_sizes) == ("c51", 7.0, (8,))
+    assert options.critic_layer_norm and options.normalize_observations
+    assert (options.hidden_sizes, options.denoising_steps) == ((16, 16), 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"agent_options": {"critic_torso": "batchnorm"}}, "give one with another torso"),
+        ({"backend": "mjx"}, "was trained on mjx"),
+        ({}, "has no checkpoint yet"),
+    ],
+)
+def test_runs_that_cannot_be_taken(tmp_path: Path, options: dict[str, Any], told: str):
+    run = add(tmp_path, "sac", "cartpole-swingup", 0, {0: 1.0}, **options)
+    with pytest.raises(extraction.UserError, match=told):
+        extraction.read_source(run.path)
+
+
+@pytest.mark.slow  # trains, and compiles four programs
+def test_a_run_is_read_and_every_policy_has_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    small = ["--hidden-sizes", "8", "--batch-size", "16", "--critic-head", "c51", "--normalize-rewards"]
+    steps = ["--steps", "1200", "--random-steps", "1000", "--eval-interval", "2000", "--wandb", "disabled"]
+    assert not cli.main(["train", "sac", "cartpole-swingup", *small, *steps, "--out", str(tmp_path)])
+    run = tmp_path / "dm_control" / "cartpole-swingup" / "sac" / "seed_0"
+    output = tmp_path / "table.csv"
+    variant = "qsm-clean@z30:inverse_temperature=30:hidden_sizes=8"
+    words = ["--agents", "td3", variant, "--updates", "6", "--episodes", "1", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["extraction.py", str(run), *words])
+    extraction.main()
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["policy"], row["updates"], row["mode"]) for row in rows] == [
+        *(("as trained", "", mode) for mode in extraction.MODES),
+        *((name, n, mode) for name in ("td3", variant) for n in ("3", "6") for mode in extraction.MODES),
+    ]
+    assert {row["step"] for row in rows} == {"1200"}
+    assert all(0 <= float(row["return_mean"]) <= 1000 for row in rows)
