@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,7 +42,10 @@ class PlainChains:
 
     def temperature(self, state: Any, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
         """tau `[]` for an action gradient of `gradient_size`."""
-        return gradient_size / hyper["inverse_temperature"]
+        tau = gradient_size / hyper["inverse_temperature"]
+        if self.config.temperature == "component":
+            tau /= math.sqrt(self.denoiser.network.action_size)
+        return tau
 
     def states(self, observation: jax.Array) -> jax.Array:
         """Those of observations `[B, O]` at which the chains of `draw` begin, `[B, O]`."""

@@ -48,7 +48,7 @@ class WeightedChains(PlainChains):
         return state.residual
 
     def temperature(self, state: PathState, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
-        if self.config.temperature == "gradient":
+        if self.config.temperature != "entropy":
             return super().temperature(state, gradient_size, hyper)
         return gradient_size * jnp.exp(state.log_temperature.params)  # scales as Q does
 
