@@ -124,9 +124,9 @@ def agent_of(source: Source, spec: AgentSpec) -> Agent:
     Raises:
       UserError: options that do not go together.
     """
-    of_run = source.config["agent_config"]
-    shared = {name: of_run[name] for name in OF_CRITICS if name in of_run}
-    shared["critic_hidden_sizes"] = of_run.get("critic_hidden_sizes") or of_run["hidden_sizes"]
+    of_run: Any = source.built.agent.config  # type: ignore[attr-defined]
+    shared = {name: getattr(of_run, name) for name in OF_CRITICS}
+    shared["critic_hidden_sizes"] = of_run.critic_hidden_sizes or of_run.hidden_sizes
     try:
         return source.built.task.agent(spec.agent, agents.override(spec.config, **shared))
     except (ValueError, TypeError) as error:
@@ -213,9 +213,8 @@ def measure(
         }
 
 
-def extract(source: Source, spec: AgentSpec, options: Options) -> Iterator[dict[str, Any]]:
-    """Rows of the policy that `spec` names, as it learns."""
-    agent = agent_of(source, spec)
+def extract(source: Source, agent: Agent, options: Options) -> Iterator[dict[str, Any]]:
+    """Rows of a policy of `agent`, as it learns."""
     environments = [source.built.task.host(i) for i in range(options.episodes)]
     init_key, key = jax.random.split(jax.random.key(options.seed))
     state = fresh(agent, source, init_key)
@@ -227,15 +226,15 @@ def extract(source: Source, spec: AgentSpec, options: Options) -> Iterator[dict[
             yield {"updates": done} | row
 
 
-def rows_of(source: Source, specs: Mapping[str, AgentSpec], options: Options) -> Iterator[dict[str, Any]]:
+def rows_of(source: Source, policies: Mapping[str, Agent], options: Options) -> Iterator[dict[str, Any]]:
     """The table: the run's own policy first."""
     config = source.config
     about = {"task": config["task"], "critics_of": config["agent"], "step": source.step}
     environments = [source.built.task.host(i) for i in range(options.episodes)]
     for row in measure(source.built.agent, source.state, source, environments, options.seed):
         yield about | {"policy": "as trained", "updates": ""} | row
-    for text, spec in specs.items():
-        for row in extract(source, spec, options):
+    for text, agent in policies.items():
+        for row in extract(source, agent, options):
             yield about | {"policy": text} | row
 
 
@@ -248,7 +247,8 @@ def main() -> None:
     with mistakes_told():
         specs = {text: parse_agent(text) for text in options.agents}
         source = read_source(given["run"])
-        for row in rows_of(source, specs, options):
+        policies = {text: agent_of(source, spec) for text, spec in specs.items()}
+        for row in rows_of(source, policies, options):
             rows.append(row)
             print(
                 f"{row['policy']:40} {row['updates']!s:>7} {row['mode']:9}"

@@ -85,6 +85,13 @@ def predicted_memory(agent: str, task: str, runs: Sequence[Member], launch: Laun
     ]
 
 
+OF_BENCH = {
+    "--out": "qsm bench; here the folder of all runs is --runs",
+    "--seeds": "qsm bench; here it is --num-seeds",
+}
+"""Flags that who has used the other command will try here."""
+
+
 def parser_of(agent: str, backend: Backend) -> Parser:
     """The parser of what stands behind `qsm train AGENT`, with the defaults of `backend`."""
     return Parser(
@@ -98,7 +105,7 @@ def parser_of(agent: str, backend: Backend) -> Parser:
         },
         positionals=[Positional("task", "Task, such as cheetah-run.", hint=". List tasks with: qsm tasks")],
         subject=f"agent {agent!r}",
-        foreign=_options_of_others(agent),
+        foreign=_options_of_others(agent) | OF_BENCH,
         implied=functools.partial(preset_of, agent),
     )
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import agents
 from agents.parts.types import Mode, Sampling
 from envs.api import StepType, TimeStep
 from qsm.bench.grid import parse_agent
@@ -24,7 +25,7 @@ from tests.probe_environments import ActionReward
 from tests.run_folders import add
 
 REPLAYED = 0.25
-CRITICS = {"hidden_sizes": (8,), "critic_layer_norm": True, "normalize_observations": True}
+CRITICS: dict[str, Any] = {"hidden_sizes": [8], "critic_layer_norm": True, "normalize_observations": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,12 @@ def replayed(num_rows: int, observation_size: int, action_size: int) -> replay.R
     return rows
 
 
+def built_with(**options: Any) -> Built:
+    """SAC with these options, besides `CRITICS`, as a run's `config.json` has them."""
+    task = Task("cartpole-swingup", "dm_control")
+    return Built(task, task.agent("sac", agents.config_from_dict("sac", CRITICS | options)))
+
+
 def test_measures_are_those_of_the_way_to_act():
     source = extraction.Source(None, {}, 0, (), replayed(5, 1, 1))  # type: ignore[arg-type]
     environments = [ActionReward(optimum=0.25), ActionReward(optimum=0.5)]
@@ -80,15 +87,15 @@ def test_measures_are_those_of_the_way_to_act():
 
 
 def test_a_policy_learns_and_its_critics_do_not_move():
-    task = Task("cartpole-swingup", "dm_control")
-    config = {"agent": "sac", "agent_config": CRITICS}
+    built = built_with()
     spec = parse_agent("td3@small:actor_hidden_sizes=4:batch_size=8:critic_learning_rate=1")
-    size = task.spec.observation_size
-    seen = extraction.Source(Built(task, None), config, 0, None, replayed(20, size, 1))  # type: ignore[arg-type]
+    seen = extraction.Source(built, {}, 0, None, replayed(20, built.spec.observation_size, 1))
     agent = extraction.agent_of(seen, spec)
     learned = agent.init(jax.random.key(1))
     source = seen._replace(state=learned)
     before = extraction.fresh(agent, source, jax.random.key(2))
+    # Within an update, the policy follows the critics just updated: those of the run, at a rate of zero.
+    assert [float(before.hyperparameters[name]) for name in extraction.RATES] == [0.0, 0.0]
     kept = jax.tree.map(np.asarray, (before.critic, before.normalizer, before.actor))
     after = extraction.learn(agent, before, source.replay, jax.random.key(3), 0, 4)
     jax.tree.map(np.testing.assert_array_equal, kept[:2], (after.critic, after.normalizer))
@@ -98,9 +105,8 @@ def test_a_policy_learns_and_its_critics_do_not_move():
 
 
 def test_critics_are_those_of_the_run():
-    config = {"agent": "sac", "agent_config": CRITICS | {"critic_head": "c51", "value_bound": 7.0}}
-    task = Task("cartpole-swingup", "dm_control")
-    source = extraction.Source(Built(task, None), config, 0, None, None)  # type: ignore[arg-type]
+    built = built_with(critic_head="c51", value_bound=7.0)
+    source = extraction.Source(built, {}, 0, None, None)  # type: ignore[arg-type]
     spec = parse_agent("qsm@x:critic_head=scalar:hidden_sizes=16,16:denoising_steps=3")
     agent: Any = extraction.agent_of(source, spec)
     options = agent.config
@@ -129,7 +135,7 @@ def test_a_run_is_read_and_every_policy_has_its_rows(
 ):
     small = ["--hidden-sizes", "8", "--batch-size", "16", "--critic-head", "c51", "--normalize-rewards"]
     steps = ["--steps", "1200", "--random-steps", "1000", "--eval-interval", "2000", "--wandb", "disabled"]
-    assert not cli.main(["train", "sac", "cartpole-swingup", *small, *steps, "--out", str(tmp_path)])
+    assert not cli.main(["train", "sac", "cartpole-swingup", *small, *steps, "--runs", str(tmp_path)])
     run = tmp_path / "dm_control" / "cartpole-swingup" / "sac" / "seed_0"
     output = tmp_path / "table.csv"
     variant = "qsm-clean@z30:inverse_temperature=30:hidden_sizes=8"

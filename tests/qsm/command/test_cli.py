@@ -40,6 +40,8 @@ MISTAKES = {
     "train qsm x --scoer-scale 3": "Unknown option '--scoer-scale' of agent 'qsm'. Did you mean '--score-scale'?",
     "train qsm x -seed 3": "Unknown option '-seed' of agent 'qsm'. Did you mean '--seed'?",
     "train td3 x --score-scale 3": "Unknown option '--score-scale' of agent 'td3'. It is an option of agent 'qsm'.",
+    "train qsm x --out y": "of agent 'qsm'. It is an option of qsm bench; here the folder of all runs is --runs. List",
+    "train qsm x --seeds 3": "It is an option of qsm bench; here it is --num-seeds. List",
     "train qsm x y": "Unexpected argument 'y'. Usage: qsm train qsm TASK [options]",
     "train qsm x steps=3": "Unexpected argument 'steps=3'. Did you mean '--steps=3'?",
     "train qsm x --steps": "Option '--steps' needs a value: a whole number such as 5000 or 1e6",
