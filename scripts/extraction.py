@@ -19,7 +19,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,11 @@ import numpy as np
 
 import agents
 from agents.api import Agent
+from agents.config import INFINITY, Limits, check_limits
 from agents.parts import normalizer
 from agents.parts.types import Mode
 from envs.api import HostEnvironment, StepType
-from qsm.base.errors import UserError
+from qsm.base.errors import UserError, first_line
 from qsm.bench.grid import AgentSpec, parse_agent
 from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.command.script import mistakes_told, read_arguments, write_rows
@@ -79,6 +80,20 @@ class Options:
     """Of networks, batches and episodes."""
     output: Path = Path("extraction.csv")
     """CSV file to write."""
+
+    limits: ClassVar[Limits] = {
+        "updates": (1, INFINITY),
+        "measurements": (1, INFINITY),
+        "episodes": (1, 1000),
+        "seed": (0, 2**31 - 1),
+    }
+
+    def __post_init__(self) -> None:
+        check_limits(self, self.limits)
+        if self.measurements > self.updates:
+            raise ValueError(
+                f"measurements is {self.measurements}; it must be at most updates, {self.updates}"
+            )
 
 
 class Source(NamedTuple):
@@ -247,6 +262,10 @@ def main() -> None:
     with mistakes_told():
         specs = {text: parse_agent(text) for text in options.agents}
         source = read_source(given["run"])
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot write --output {options.output} ({first_line(error)})") from error
         policies = {text: agent_of(source, spec) for text, spec in specs.items()}
         for row in rows_of(source, policies, options):
             rows.append(row)

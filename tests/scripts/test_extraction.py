@@ -129,6 +129,22 @@ def test_runs_that_cannot_be_taken(tmp_path: Path, options: dict[str, Any], told
         extraction.read_source(run.path)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--episodes", "0"], "--episodes is 0; it must be from 1 to 1000"),
+        (["--updates", "1"], "--measurements is 2; it must be at most updates, 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["extraction.py", "run", *words])
+    with pytest.raises(SystemExit):
+        extraction.main()
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.slow  # trains, and compiles four programs
 def test_a_run_is_read_and_every_policy_has_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -137,7 +153,7 @@ def test_a_run_is_read_and_every_policy_has_its_rows(
     steps = ["--steps", "1200", "--random-steps", "1000", "--eval-interval", "2000", "--wandb", "disabled"]
     assert not cli.main(["train", "sac", "cartpole-swingup", *small, *steps, "--runs", str(tmp_path)])
     run = tmp_path / "dm_control" / "cartpole-swingup" / "sac" / "seed_0"
-    output = tmp_path / "table.csv"
+    output = tmp_path / "made" / "table.csv"
     variant = "qsm-clean@z30:inverse_temperature=30:hidden_sizes=8"
     words = ["--agents", "td3", variant, "--updates", "6", "--episodes", "1", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", ["extraction.py", str(run), *words])
