@@ -30,15 +30,16 @@ from agents.api import Agent
 from agents.config import INFINITY, Limits, check_limits
 from agents.parts import normalizer
 from agents.parts.types import Mode
-from envs.api import HostEnvironment, StepType
+from envs.api import HostEnvironment
 from qsm.base.errors import UserError, first_line
 from qsm.bench.grid import AgentSpec, parse_agent
 from qsm.checkpoints.checkpoint import Checkpoints
 from qsm.command.script import mistakes_told, read_arguments, write_rows
 from qsm.data import replay, sampling
+from qsm.devices import runtime
 from qsm.learning.build import Built, build
 from qsm.learning.learner import Learner
-from qsm.loops.evaluate import episode_seed
+from qsm.loops.evaluate import evaluate
 from qsm.options.parser import Positional
 from qsm.record.find import load_run
 
@@ -60,6 +61,8 @@ OF_CRITICS = (
 RATES = ("critic_learning_rate", "target_rate")
 """Hyperparameters by which critics move."""
 MODES: tuple[Mode, ...] = ("explore", "evaluate")
+SHOWN = ("return_mean", "return_std", "failure_rate")
+"""What is told of the episodes."""
 NUM_STATES = 2_048
 """States at which actions are valued."""
 
@@ -118,11 +121,17 @@ def read_source(path: Path) -> Source:
         raise UserError(f"{path} was trained on {config['backend']}; give a run of --backend dm_control")
     if options.get("critic_torso") == "batchnorm":
         raise UserError(f"{path} has critics whose values depend on the batch; give one with another torso")
-    built = build(config)
+    # Runs of the first version name no precision.
+    runtime.set_precision(config["run_config"].get("matmul_precision", "float32"))
+    try:
+        built = build(config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: {error}") from error
     learner = Learner(built.agent, built.spec, 0, capacity=1, num_envs=config["run_config"]["num_envs"])
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         if checkpoints.latest_step is None:
             raise UserError(f"{path} has no checkpoint yet; let the training go on, or resume it")
+        checkpoints.check_format()
         saved, counters = checkpoints.restore(learner, checkpoints.latest_step)
     if not hasattr(saved.agent, "critic"):
         raise UserError(f"{path} is of {config['agent']}, which has no critics; give a run of another agent")
@@ -173,12 +182,6 @@ def learn(
 
 
 @functools.partial(jax.jit, static_argnames=("agent", "mode"))
-def act(agent: Agent, state: Any, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
-    """Actions `[B, A]` at observations `[B, O]`."""
-    return agent.act(state, observation, key, mode=mode)
-
-
-@functools.partial(jax.jit, static_argnames=("agent", "mode"))
 def advantage(agent: Agent, state: Any, rows: replay.Replay, key: jax.Array, *, mode: Mode) -> jax.Array:
     """Mean of Q(s, a) - Q(s, a of the replay buffer), `[]`, in the task's rewards."""
     state_key, act_key = jax.random.split(key)
@@ -194,23 +197,17 @@ def advantage(agent: Agent, state: Any, rows: replay.Replay, key: jax.Array, *, 
     return scale * (value - other).mean()
 
 
-def play(
-    agent: Agent, state: Any, environments: Sequence[HostEnvironment], mode: Mode, seed: int
-) -> np.ndarray:
-    """Undiscounted returns of one episode in each of `environments`, `[E]`."""
-    observations = []
-    for i, environment in enumerate(environments):
-        environment.reseed(episode_seed(seed, 0, i))
-        observations.append(environment.reset().observation)
-    returns, key, tick, is_last = np.zeros(len(environments)), jax.random.key(seed), 0, False
-    while not is_last:  # the episodes of the suite are all of the same length
-        stacked = np.stack(observations).astype(np.float32)
-        actions = np.asarray(act(agent, state, stacked, jax.random.fold_in(key, tick), mode=mode))
-        steps = [environment.step(a) for environment, a in zip(environments, actions, strict=True)]
-        returns += [step.reward for step in steps]
-        observations = [step.observation for step in steps]
-        is_last, tick = any(step.step_type == StepType.LAST for step in steps), tick + 1
-    return returns
+@dataclasses.dataclass(frozen=True)
+class Explorer:
+    """`agent`, evaluated as it explores."""
+
+    agent: Agent
+
+    def act(self, state: Any, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
+        return self.agent.act(state, observation, key, mode="explore")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.agent, name)
 
 
 def measure(
@@ -218,19 +215,19 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """What the policy is worth, for each way to act."""
     for mode in MODES:
-        returns = play(agent, state, environments, mode, seed)
+        player: Any = Explorer(agent) if mode == "explore" else agent
+        learner = Learner(player, source.built.spec, seed, capacity=1)
+        states = jax.tree.map(lambda leaf: np.asarray(leaf)[None], state)
+        (played,) = evaluate(learner, states, [environments], step=0)
+        assert played is not None, "no seed is frozen"
         gain = advantage(agent, state, source.replay, jax.random.key(seed), mode=mode)
-        yield {
-            "mode": mode,
-            "return_mean": float(returns.mean()),
-            "return_std": float(returns.std()),
-            "advantage": float(gain),
-        }
+        yield {"mode": mode} | {name: played.metrics()[name] for name in SHOWN} | {"advantage": float(gain)}
 
 
-def extract(source: Source, agent: Agent, options: Options) -> Iterator[dict[str, Any]]:
+def extract(
+    source: Source, agent: Agent, environments: Sequence[HostEnvironment], options: Options
+) -> Iterator[dict[str, Any]]:
     """Rows of a policy of `agent`, as it learns."""
-    environments = [source.built.task.host(i) for i in range(options.episodes)]
     init_key, key = jax.random.split(jax.random.key(options.seed))
     state = fresh(agent, source, init_key)
     done = 0
@@ -249,7 +246,7 @@ def rows_of(source: Source, policies: Mapping[str, Agent], options: Options) -> 
     for row in measure(source.built.agent, source.state, source, environments, options.seed):
         yield about | {"policy": "as trained", "updates": ""} | row
     for text, agent in policies.items():
-        for row in extract(source, agent, options):
+        for row in extract(source, agent, environments, options):
             yield about | {"policy": text} | row
 
 
@@ -267,14 +264,17 @@ def main() -> None:
         except OSError as error:
             raise UserError(f"Cannot write --output {options.output} ({first_line(error)})") from error
         policies = {text: agent_of(source, spec) for text, spec in specs.items()}
-        for row in rows_of(source, policies, options):
-            rows.append(row)
-            print(
-                f"{row['policy']:40} {row['updates']!s:>7} {row['mode']:9}"
-                f"{row['return_mean']:7.1f} ± {row['return_std']:5.1f}  advantage {row['advantage']:8.4f}",
-                flush=True,
-            )
-    write_rows(options.output, rows)
+        try:
+            for row in rows_of(source, policies, options):
+                rows.append(row)
+                print(
+                    f"{row['policy']:40} {row['updates']!s:>7} {row['mode']:9}"
+                    f"{row['return_mean']:7.1f} ± {row['return_std']:5.1f}  advantage {row['advantage']:8.4f}",
+                    flush=True,
+                )
+        finally:  # what was measured is kept, also of one that is interrupted
+            if rows:
+                write_rows(options.output, rows)
 
 
 if __name__ == "__main__":

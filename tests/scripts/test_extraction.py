@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import agents
+from agents.config import AgentConfig
 from agents.parts.types import Mode, Sampling
 from envs.api import StepType, TimeStep
 from qsm.bench.grid import parse_agent
@@ -73,17 +75,16 @@ def built_with(**options: Any) -> Built:
 
 
 def test_measures_are_those_of_the_way_to_act():
-    source = extraction.Source(None, {}, 0, (), replayed(5, 1, 1))  # type: ignore[arg-type]
     environments = [ActionReward(optimum=0.25), ActionReward(optimum=0.5)]
+    built = SimpleNamespace(spec=environments[0].spec)
+    source = extraction.Source(built, {}, 0, (), replayed(5, 1, 1))  # type: ignore[arg-type]
     explored, evaluated = extraction.measure(Fixed(), (), source, environments, seed=3)  # type: ignore[arg-type]
     returns = np.array([1 - 0.25**2, 1.0])
-    assert explored == pytest.approx(
-        {"mode": "explore", "return_mean": returns.mean(), "return_std": returns.std(), "advantage": 0.5}
-    )
+    told = {"return_mean": returns.mean(), "return_std": returns.std(), "failure_rate": 0}
+    assert explored == pytest.approx({"mode": "explore", "advantage": 0.5} | told)
     returns = np.array([1 - 0.5**2, 1 - 0.25**2])
-    assert evaluated == pytest.approx(
-        {"mode": "evaluate", "return_mean": returns.mean(), "return_std": returns.std(), "advantage": 1.0}
-    )
+    told = {"return_mean": returns.mean(), "return_std": returns.std(), "failure_rate": 0}
+    assert evaluated == pytest.approx({"mode": "evaluate", "advantage": 1.0} | told)
 
 
 def test_a_policy_learns_and_its_critics_do_not_move():
@@ -113,6 +114,14 @@ def test_critics_are_those_of_the_run():
     assert (options.critic_head, options.value_bound, options.critic_hidden_sizes) == ("c51", 7.0, (8,))
     assert options.critic_layer_norm and options.normalize_observations
     assert (options.hidden_sizes, options.denoising_steps) == ((16, 16), 3)
+
+
+def test_no_option_of_critics_is_forgotten():
+    """A new option of all agents about critics, or about what they see, is to be taken from the run too."""
+    about = ("critic", "atom", "value_bound", "normalize")
+    names = {field.name for field in dataclasses.fields(AgentConfig)}
+    of_critics = {name for name in names if any(word in name for word in about)}
+    assert of_critics == {*extraction.OF_CRITICS, "critic_hidden_sizes", "critic_learning_rate"}
 
 
 @pytest.mark.parametrize(
