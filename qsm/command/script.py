@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,13 +45,16 @@ def read_folders(group: type, description: str | None) -> tuple[Any, tuple[Path,
 
 @contextlib.contextmanager
 def mistakes_told() -> Iterator[None]:
-    """Ends the process at a mistake, told in one line.
+    """Ends the process at a mistake, told in one line, and at Ctrl-C without a traceback.
 
     Raises:
-      SystemExit: a `UserError` was raised inside.
+      SystemExit: a `UserError` was raised inside, or the process was interrupted.
     """
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        output.complain("stopped")
+        raise SystemExit(128 + signal.SIGINT) from interrupt
     except UserError as error:
         output.complain(f"error: {error}")
         raise SystemExit(MISTAKE) from error

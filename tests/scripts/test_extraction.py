@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,6 +153,26 @@ def test_what_cannot_be_measured_is_told(
     with pytest.raises(SystemExit):
         extraction.main()
     assert told in capsys.readouterr().err
+
+
+def test_what_was_measured_is_kept_at_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    row = {"policy": "as trained", "updates": "", "mode": "explore", "return_mean": 3.0, "return_std": 1.0}
+
+    def interrupted(*inputs: Any) -> Iterator[dict[str, Any]]:
+        yield row | {"advantage": 0.5}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extraction, "read_source", lambda path: None)
+    monkeypatch.setattr(extraction, "agent_of", lambda source, spec: None)
+    monkeypatch.setattr(extraction, "rows_of", interrupted)
+    output = tmp_path / "made" / "table.csv"
+    monkeypatch.setattr(sys, "argv", ["extraction.py", "run", "--output", str(output)])
+    with pytest.raises(SystemExit) as ended:
+        extraction.main()
+    assert ended.value.code == 130 and capsys.readouterr().err == "qsm: stopped\n"
+    assert output.read_text().splitlines()[1:] == ["as trained,,explore,3,1,0.5"]
 
 
 @pytest.mark.slow  # trains, and compiles four programs
