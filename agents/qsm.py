@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
+from agents.conditions import Conditions, is_on
 from agents.config import INFINITY, DiffusionConfig, Limits
 from agents.parts.base import DiffusionBase
 from agents.parts.types import Metrics, Mode, Transition
@@ -20,7 +21,7 @@ with epy.lazy_imports():  # the command line reads the options below without loa
     import jax
     import jax.numpy as jnp
 
-    from agents.parts import critic, measure, noise, optimizer, score
+    from agents.parts import boltzmann, critic, measure, noise, optimizer, score
     from agents.parts.samplers import steps
 
 
@@ -30,8 +31,18 @@ class QSMConfig(DiffusionConfig):
 
     score_scale: float = 50.0
     """Scale M_q of the critic's action gradient in the score target (the paper's alpha)."""
+    relative_scale: bool = False
+    """Count score_scale in running mean sizes of a gradient's component: the same whatever the size of rewards."""
+    gradient_size_rate: float = 0.005
+    """Rate of the running mean of the action gradient's length, per update."""
 
-    limits: ClassVar[Limits] = DiffusionConfig.limits | {"score_scale": (0, INFINITY)}
+    limits: ClassVar[Limits] = DiffusionConfig.limits | {
+        "score_scale": (0, INFINITY),
+        "gradient_size_rate": (0, 1),
+    }
+    conditions: ClassVar[Conditions] = DiffusionConfig.conditions | {
+        "gradient_size_rate": is_on("relative_scale")
+    }
 
 
 class State(NamedTuple):
@@ -39,6 +50,9 @@ class State(NamedTuple):
 
     score: optimizer.Learned
     critic: critic.CriticState
+    gradient_size: (
+        Any  # [], running mean of |grad_a Q|, 0 before the first update; () where the scale is not relative
+    )
     normalizer: Any
     hyperparameters: dict[str, jax.Array]
 
@@ -54,6 +68,7 @@ class QSM(DiffusionBase):
         return State(
             score=self.denoiser.start(score_key),
             critic=self.init_critic(critic_key),
+            gradient_size=jnp.zeros(()) if self.config.relative_scale else (),
             normalizer=self.init_normalizer(),
             hyperparameters=self.hyperparameters(),
         )
@@ -103,17 +118,40 @@ class QSM(DiffusionBase):
         return noise.perturb(action, state.hyperparameters["action_noise"], noise_key)
 
     def score_target(
-        self, critic_params: Any, scale: jax.Array, batch: Transition, key: jax.Array
-    ) -> tuple[score.ScoreTarget, Metrics]:
-        """eps*(s, a_t, t) = -M_q mean_i grad_a Q_i(s, a_t), at replay actions noised to uniform levels."""
+        self,
+        critic_params: Any,
+        hyper: dict[str, jax.Array],
+        batch: Transition,
+        key: jax.Array,
+        gradient_size: Any = (),
+    ) -> tuple[score.ScoreTarget, Any, Metrics]:
+        """eps*(s, a_t, t) = -M_q mean_i grad_a Q_i(s, a_t), at replay actions noised to uniform levels.
+
+        Returns:
+          The target, the new `gradient_size`, and metrics.
+        """
         noised = self.denoiser.add_noise(batch.action, key)
         _, gradient = self.critic.action_gradient(critic_params, batch.observation, noised.action)
+        scale, gradient_size = self.scale(hyper, gradient, gradient_size)
         scaled = scale * gradient
         metrics = {
             "score/action_gradient_norm": measure.mean(jnp.linalg.norm(gradient, axis=-1)),
             "score/scaled_gradient_norm": measure.mean(jnp.linalg.norm(scaled, axis=-1)),
         }
-        return score.ScoreTarget(noised.action, noised.level, jax.lax.stop_gradient(-scaled)), metrics
+        target = score.ScoreTarget(noised.action, noised.level, jax.lax.stop_gradient(-scaled))
+        return target, gradient_size, metrics
+
+    def scale(
+        self, hyper: dict[str, jax.Array], gradient: jax.Array, gradient_size: Any
+    ) -> tuple[jax.Array, Any]:
+        """What multiplies `gradient` `[B, A]`, and the new `gradient_size` G.
+
+        M_q, or M_q sqrt(A) / G where the scale is relative: M_q is then the size of a component of the target.
+        """
+        if not self.config.relative_scale:
+            return hyper["score_scale"], ()
+        _, size = boltzmann.follow_size(gradient_size, gradient, hyper["gradient_size_rate"])
+        return hyper["score_scale"] * jnp.sqrt(gradient.shape[-1]) / jnp.maximum(size, 1e-8), size
 
     # ---- Learning -----------------------------------------------------------------------------------------------
 
@@ -131,8 +169,8 @@ class QSM(DiffusionBase):
             state.critic, batch, target, hyper["critic_learning_rate"]
         )
 
-        score_target, target_metrics = self.score_target(
-            critics.online.params, hyper["score_scale"], batch, score_key
+        score_target, gradient_size, target_metrics = self.score_target(
+            critics.online.params, hyper, batch, score_key, state.gradient_size
         )
         learned, score_metrics = self.denoiser.regress(
             state.score, batch.observation, score_target, hyper["score_learning_rate"], step
@@ -143,4 +181,4 @@ class QSM(DiffusionBase):
         metrics |= target_metrics | score_metrics
         metrics |= score.policy_metrics(sample, batch.next_observation, next_action, next_value, step)
         critics = self.critic.follow(critics, hyper["target_rate"])
-        return State(learned, critics, state.normalizer, hyper), metrics
+        return State(learned, critics, gradient_size, state.normalizer, hyper), metrics

@@ -90,7 +90,7 @@ def gradients_of(
         action = jax.random.uniform(action_key, shape, minval=-1.0)
         batch = Transition(observation, action, action[:, 0], action[:, 0], observation)
         if name == "qsm":
-            target, _ = agent.score_target((), hyper["score_scale"], batch, key)
+            target, _, _ = agent.score_target((), hyper, batch, key)
             ways = {name: (agent.denoiser.loss, (observation, target))}
         elif name == "diffusion-ql":
             ways = {name: (agent.actor_loss, ((), hyper, batch, key))}

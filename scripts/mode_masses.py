@@ -181,9 +181,7 @@ def replay_step(
     draw_key, target_key = jax.random.split(key)
     action = start_actions(setting, draw_key, (observation.shape[0], agent.action_size))
     batch = Transition(observation, action, action[:, 0], action[:, 0], observation)
-    target, _ = agent.score_target(
-        setting.separation, state.hyperparameters["score_scale"], batch, target_key
-    )
+    target, _, _ = agent.score_target(setting.separation, state.hyperparameters, batch, target_key)
     return regress(agent, state, observation, target, rate), jnp.full(2, jnp.nan)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -23,7 +24,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_multi_thread_eigen=false",
-        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_use_fusion_emitters=false"
+        if importlib.metadata.version("jax").startswith("0.10.")
+        else "",
         "--xla_backend_optimization_level=0",
         "--xla_backend_extra_options=-fast-isel=false",
         "--xla_cpu_parallel_codegen_split_count=1",  # of parts that would be compiled side by side

@@ -10,8 +10,11 @@ Options = dict[str, bool | int | str]
 
 RUN_OFTEN: Options = {"xla_backend_optimization_level": 2}
 """LLVM's second level in place of the third: a third less to compile, the same time to run and bits in updates."""
-RUN_ONCE: Options = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-"""And the former emitters of loops: an agent's `init` compiles in a third of the time. It may take its time to run."""
+RUN_ONCE: Options = {"xla_backend_optimization_level": 1}
+"""And the former emitters of loops, where XLA still has them: an agent's `init` compiles in a third of the time. It may
+take its time to run."""
+if jax.__version_info__ < (0, 11):
+    RUN_ONCE["xla_cpu_use_fusion_emitters"] = False
 
 
 def of_updates() -> Options | None:

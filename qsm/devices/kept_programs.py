@@ -33,7 +33,7 @@ WATCHED = (
     "jax_check_tracer_leaks",
 )
 """Settings under which JAX does more than to call a program."""
-TRIED = ("0.10.",)
+TRIED = ("0.10.", "0.11.")
 """How versions of JAX begin whose inner parts, which no version promises to the next, were tried for this."""
 
 

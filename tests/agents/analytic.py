@@ -221,7 +221,7 @@ def score_target(
     observation = jnp.zeros((action.shape[0], agent.observation_size))
     if not hasattr(state, "average"):
         batch = Transition(observation, action, action[:, 0], action[:, 0], observation)
-        return agent.score_target(critic_params, state.hyperparameters["score_scale"], batch, key)[0], state
+        return agent.score_target(critic_params, state.hyperparameters, batch, key)[0], state
     target, size, _ = agent.score_target(state, critic_params, observation, action, key)
     return target, state._replace(gradient_size=size)
 

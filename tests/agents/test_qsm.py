@@ -18,6 +18,7 @@ from tests.agents.analytic import (
     small_agent,
     small_batch,
     train_score,
+    update,
     with_gradient,
 )
 from tests.agents.exact_chain import Chain
@@ -29,7 +30,8 @@ CHAIN = Chain(5)
 def test_published_target_is_the_gradient_of_the_critics_mean_at_the_noised_action():
     agent, batch = small_agent("qsm"), small_batch(0, size=400)
     critic_params = initial(agent, seed=9).critic.online.params
-    target, metrics = jax.jit(agent.score_target)(critic_params, jnp.float32(7.0), batch, jax.random.key(1))
+    hyper = initial(agent).hyperparameters | {"score_scale": jnp.float32(7.0)}
+    target, _, metrics = jax.jit(agent.score_target)(critic_params, hyper, batch, jax.random.key(1))
 
     def member(i: int) -> Callable[[jax.Array], jax.Array]:
         return lambda action: agent.critic.value(critic_params, batch.observation, action)[i].sum()
@@ -45,6 +47,33 @@ def test_published_target_is_the_gradient_of_the_critics_mean_at_the_noised_acti
     assert np.bincount(target.level, minlength=5) == pytest.approx([0, 133, 133, 133, 0], abs=40)
     noise, _, _ = implied_noise(target, batch.action, Chain(3))
     assert noise.mean() == pytest.approx(0.0, abs=0.1) and noise.std() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3])
+def test_a_relative_scale_is_the_same_for_rewards_of_any_size(factor: float):
+    """Two components, (3, 4) at half of the actions and nothing elsewhere: mean length G = 2.5, then followed."""
+    agent = with_gradient(
+        agents.make_agent("qsm", 3, 2, relative_scale=True, score_scale=5.0, gradient_size_rate=0.25),
+        lambda action: factor * jnp.outer(jnp.arange(len(action)) % 2, jnp.array([3.0, 4.0])),
+    )
+    batch, hyper = small_batch(0, size=400), initial(agent).hyperparameters
+    first, size, _ = agent.score_target((), hyper, batch, jax.random.key(1), jnp.zeros(()))
+    assert float(size) == pytest.approx(factor * 2.5, rel=1e-5)
+    np.testing.assert_allclose(first.noise[1], -5 * np.sqrt(2) * np.array([3, 4]) / 2.5, rtol=1e-5)
+    np.testing.assert_array_equal(first.noise[0], 0)
+    later, size, _ = agent.score_target((), hyper, batch, jax.random.key(1), jnp.float32(4.5 * factor))
+    assert float(size) == pytest.approx(factor * 4.0, rel=1e-5)
+    np.testing.assert_allclose(later.noise[1], -5 * np.sqrt(2) * np.array([3, 4]) / 4.0, rtol=1e-5)
+
+
+def test_the_size_of_the_gradient_is_kept_where_the_scale_is_relative():
+    fixed, relative = small_agent("qsm"), small_agent("qsm", relative_scale=True, score_scale=1.0)
+    assert initial(fixed).gradient_size == update(fixed)[0].gradient_size == ()
+    after, metrics = update(relative)
+    size = float(metrics["score/action_gradient_norm"].total)
+    assert float(initial(relative).gradient_size) == 0.0
+    assert float(after.gradient_size) == pytest.approx(size, rel=1e-5)
+    assert float(metrics["score/scaled_gradient_norm"].total) == pytest.approx(np.sqrt(2), rel=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -321,8 +321,8 @@ def test_a_version_that_it_was_not_tried_with_keeps_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kept_programs.use() is None
-    monkeypatch.setattr(jax, "__version__", "0.11.3")
-    assert kept_programs.use() == "it was not tried with jax 0.11.3"
+    monkeypatch.setattr(jax, "__version__", "0.12.0")
+    assert kept_programs.use() == "it was not tried with jax 0.12.0"
     assert not isinstance(kept_programs.jit(jnp.sin, "sine", ()), kept_programs.KeptProgram)
 
 
