@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 KEPT = ("config.json", "provenance.json", "status.json", "train.csv", "eval.csv")
-POLL_SECONDS, GRACE_SECONDS = 5.0, 20.0
+POLL_SECONDS, GRACE_SECONDS = 1.0, 20.0
 TINY = ("--hidden-sizes", "8,8", "--batch-size", "8")
 
 
@@ -32,54 +33,47 @@ class Options:
 
 
 class Step(NamedTuple):
-    """One process."""
+    """Processes that run side by side."""
 
-    name: str
     share: float  # of all minutes
-    command: list[str]
+    commands: dict[str, list[str]]  # by their names
+
+
+COMMAND_BUFFERS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+"""What may be launched as one CUDA graph: by default all but the last, a loop."""
+QUICK = "xla_gpu_autotune_level=0 xla_gpu_enable_triton_gemm=false"
+"""Nothing is tried out while compiling, and the matrix products are the library's."""
+TRAININGS = {
+    "sac": ["sac", "--num-seeds", "8"],
+    "qsm-clean": ["qsm-clean", "--num-seeds", "4", "--sweep", "inverse_temperature=12,40,100"],
+    "qsm": ["qsm", "--num-seeds", "4", "--relative-scale", "--sweep", "score_scale=1,3,10"],
+    "diffusion-ql": ["diffusion-ql", "--num-seeds", "8"],
+}
 
 
 def steps(output: Path, runs: Path, options: Options) -> list[Step]:
-    """What is done, in its order: rates first, for the trainings take all that is left."""
-    speed = [sys.executable, str(ROOT / "scripts" / "speed.py"), "--output"]
-    tiny = ["--hidden-sizes", "8", "--batch-size", "8", "--blocks", "3", "--capacity", "1000"]
-    sizes = [*tiny, "--seeds", "1", "2"] if options.small else ["--seeds", "1", "16", "128", "--blocks", "11"]
-    shares = {"speed": 0.25, "device": 0.1, "sac": 0.3, "qsm-clean": 0.35}
+    """Rates and first updates by XLA's flags, then trainings side by side, then a second start of one of them."""
+    flags = [sys.executable, str(ROOT / "scripts" / "xla_flags.py"), str(output / "xla_flags.csv"), "--flags"]
+    if options.small:
+        flags += ["none", "xla_cpu_enable_fast_math=false", "--agents", "td3", "--blocks", "2"]
+    else:
+        buffers = f"xla_gpu_enable_command_buffer={COMMAND_BUFFERS}"
+        flags += ["none", QUICK, buffers, f"{QUICK} {buffers}", "--wait", "70"]
 
-    def minutes(name: str) -> list[str]:
-        return ["--minutes", f"{shares[name] * options.minutes:g}"]
+    def training(name: str, runs: Path, steps: int) -> list[str]:
+        command = [sys.executable, "-m", "qsm", "train", *TRAININGS[name], "cheetah-run", "--backend", "mjx"]
+        command += ["--preset", "strong", "--num-envs", "4", "--replay-ratio", "1", "--wandb", "disabled"]
+        lengths = {"steps": steps, "random-steps": 5000, "eval-interval": 25_000, "eval-episodes": 4}
+        lengths |= {"replay-capacity": 100_000}
+        if options.small:
+            lengths |= {"steps": 120, "random-steps": 40, "eval-interval": 60, "replay-capacity": 1000}
+            command += TINY
+        command += [f"--{name}={number}" for name, number in lengths.items()]
+        return [*command, "--runs", str(runs)]
 
-    def training(agent: str) -> Step:
-        length = ["--steps", "120", "--random-steps", "40", "--eval-interval", "60", *TINY]
-        if not options.small:
-            length = ["--steps", "100_000", "--random-steps", "5_000", "--eval-interval", "10_000"]
-        command = [sys.executable, "-m", "qsm", "train", agent, "cheetah-run", "--backend", "mjx"]
-        command += ["--num-seeds", "2" if options.small else "8", "--num-envs", "4", "--replay-ratio", "1"]
-        command += ["--replay-capacity", "1e3" if options.small else "1e5", "--wandb", "disabled"]
-        return Step(agent, shares[agent], [*command, *length, "--runs", str(runs)])
-
-    parts = ["--parts", "seeds", "precision", "agents"]
-    environments = ["--num-envs", "4", "8"] if options.small else ["--num-envs", "16", "256", "4096"]
-    return [
-        Step(
-            "speed", shares["speed"], [*speed, str(output / "speed.json"), *sizes, *parts, *minutes("speed")]
-        ),
-        Step(
-            "device",
-            shares["device"],
-            [
-                *speed,
-                str(output / "device.json"),
-                *sizes,
-                "--parts",
-                "device",
-                *environments,
-                *minutes("device"),
-            ],
-        ),
-        training("sac"),
-        training("qsm-clean"),
-    ]
+    trainings = {name: training(name, runs, 50_000) for name in TRAININGS}
+    again = {"again": training("sac", runs / "again", 7_000)}
+    return [Step(0.17, {"flags": flags}), Step(0.69, trainings), Step(0.14, again)]
 
 
 def keep(runs: Path, output: Path) -> None:
@@ -92,27 +86,39 @@ def keep(runs: Path, output: Path) -> None:
                 shutil.copyfile(config.parent / name, folder / name)
 
 
-def run(command: Sequence[str], log: Path, seconds: float, runs: Path, output: Path) -> int | None:
-    """Exit status of a process that is told to stop after so many seconds; None where it had to be killed."""
-    until = time.monotonic() + seconds
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
-        try:
-            while process.poll() is None and (left := until - time.monotonic()) > 0:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(min(POLL_SECONDS, left))
+def run(
+    commands: Mapping[str, Sequence[str]], seconds: float, runs: Path, output: Path
+) -> dict[str, tuple[int | None, float]]:
+    """Exit status and seconds of processes that are told to stop after so many; None where one had to be killed."""
+    began = time.monotonic()
+    flags = [os.environ.get("XLA_FLAGS", ""), *(f"--{flag}" for flag in QUICK.split())]
+    # Several processes share the device, and none may take most of its memory for itself.
+    more = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": " ".join(flags).strip()}
+    environment = os.environ | more
+    done: dict[str, tuple[int | None, float]] = {}
+    with contextlib.ExitStack() as stack:
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        for name, command in commands.items():
+            log = stack.enter_context((output / f"{name}.log").open("wb"))
+            processes[name] = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            )
+            stack.callback(processes[name].kill)
+
+        def wait(until: float) -> None:
+            while len(done) < len(processes) and time.monotonic() < until:
+                for name, process in processes.items():
+                    if name not in done and process.poll() is not None:
+                        done[name] = process.returncode, time.monotonic() - began
                 keep(runs, output)
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)  # a training saves
-                process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            keep(runs, output)
-    return process.returncode
+                time.sleep(POLL_SECONDS)
+
+        wait(began + seconds)
+        for name in processes.keys() - done.keys():
+            processes[name].send_signal(signal.SIGTERM)  # a training saves
+        wait(time.monotonic() + GRACE_SECONDS)
+        keep(runs, output)
+    return {name: done.get(name, (None, time.monotonic() - began)) for name in commands}
 
 
 def run_all(output: Path, options: Options) -> int:
@@ -122,14 +128,12 @@ def run_all(output: Path, options: Options) -> int:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         for step in steps(output, runs, options):
-            here = time.monotonic()
             share += step.share
             # Up to where its share ends, so that it has what those before it left over.
-            allowed = share * 60 * options.minutes - GRACE_SECONDS - (here - began)
-            status = run(step.command, output / f"{step.name}.log", max(allowed, 1.0), runs, output)
-            took = time.monotonic() - here
-            done.append({"step": step.name, "seconds": round(took, 1), "status": status})
-            print(f"{step.name}: {took:.0f} s, status {status}", flush=True)
+            allowed = share * 60 * options.minutes - GRACE_SECONDS - (time.monotonic() - began)
+            for name, (status, took) in run(step.commands, max(allowed, 1.0), runs, output).items():
+                done.append({"step": name, "seconds": round(took, 1), "status": status})
+                print(f"{name}: {took:.0f} s, status {status}", flush=True)
             (output / "steps.json").write_text(json.dumps(done, indent=1) + "\n")
     # 143: a training that was told to stop when its time was up, and saved. Whatever else was cut off is not whole.
     return int(any(step["status"] not in (0, 143) for step in done))
