@@ -1,4 +1,4 @@
-"""The steps of `scripts/accelerator.py`: each a process with its share of the minutes, whose results are kept."""
+"""The steps of `scripts/accelerator/run.py`: each a process with its share of the minutes, whose results are kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
 COMMAND_BUFFERS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
 """What may be launched as one CUDA graph: by default all but the last, a loop."""
-QUICK = "xla_gpu_autotune_level=0 xla_gpu_enable_triton_gemm=false"
+QUICK = "xla_gpu_autotune_level=0+xla_gpu_enable_triton_gemm=false"
 """Nothing is tried out while compiling, and the matrix products are the library's."""
 TRAININGS = {
     "sac": ["sac", "--num-seeds", "8"],
@@ -53,12 +53,17 @@ TRAININGS = {
 
 def steps(output: Path, runs: Path, options: Options) -> list[Step]:
     """Rates and first updates by XLA's flags, then trainings side by side, then a second start of one of them."""
-    flags = [sys.executable, str(ROOT / "scripts" / "xla_flags.py"), str(output / "xla_flags.csv"), "--flags"]
+    flags = [
+        sys.executable,
+        str(ROOT / "scripts" / "accelerator" / "xla_flags.py"),
+        str(output / "xla_flags.csv"),
+        "--flags",
+    ]
     if options.small:
         flags += ["none", "xla_cpu_enable_fast_math=false", "--agents", "td3", "--blocks", "2"]
     else:
         buffers = f"xla_gpu_enable_command_buffer={COMMAND_BUFFERS}"
-        flags += ["none", QUICK, buffers, f"{QUICK} {buffers}", "--wait", "70"]
+        flags += ["none", QUICK, buffers, f"{QUICK}+{buffers}", "--wait", "70"]
 
     def training(name: str, runs: Path, steps: int) -> list[str]:
         command = [sys.executable, "-m", "qsm", "train", *TRAININGS[name], "cheetah-run", "--backend", "mjx"]
@@ -91,7 +96,7 @@ def run(
 ) -> dict[str, tuple[int | None, float]]:
     """Exit status and seconds of processes that are told to stop after so many; None where one had to be killed."""
     began = time.monotonic()
-    flags = [os.environ.get("XLA_FLAGS", ""), *(f"--{flag}" for flag in QUICK.split())]
+    flags = [os.environ.get("XLA_FLAGS", ""), *(f"--{flag}" for flag in QUICK.split("+"))]
     # Several processes share the device, and none may take most of its memory for itself.
     more = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": " ".join(flags).strip()}
     environment = os.environ | more
@@ -100,8 +105,8 @@ def run(
         processes: dict[str, subprocess.Popen[bytes]] = {}
         for name, command in commands.items():
             log = stack.enter_context((output / f"{name}.log").open("wb"))
-            processes[name] = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            processes[name] = stack.enter_context(
+                subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
             )
             stack.callback(processes[name].kill)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import agents
+from agents.parts.diffusion import UNROLLED_LEVELS
 from agents.parts.types import Transition
 from envs.api import EnvSpec, StepType, TimeStep
 from qsm.data import replay
@@ -138,12 +140,25 @@ def still(observation_size: int, num_envs: int) -> TimeStep:
 
 
 @functools.cache
+def with_length(agent: Any, denoising_steps: int) -> Any:
+    """`agent` with a chain of so many levels."""
+    return dataclasses.replace(agent, config=agents.override(agent.config, denoising_steps=denoising_steps))
+
+
 def gflop_per_update(agent: Any, observation_size: int, action_size: int) -> float:
     """As XLA counts it in the compiled update, averaged over two updates in a row.
 
     The count is a constant here, so that a branch not taken (TD3's delay, the spread of diffusion policies) is not
-    counted. 0 where the compiler does not count.
+    counted. XLA counts the body of a loop once: of a chain that runs as one, whose arithmetic is a line in its length,
+    two shorter ones are counted. 0 where the compiler does not count.
     """
+    length = getattr(agent.config, "denoising_steps", 0)
+    if length > UNROLLED_LEVELS:
+        short, long = (
+            gflop_per_update(with_length(agent, number), observation_size, action_size)
+            for number in (UNROLLED_LEVELS // 2, UNROLLED_LEVELS)
+        )
+        return long + (length - UNROLLED_LEVELS) * (long - short) / (UNROLLED_LEVELS - UNROLLED_LEVELS // 2)
     batch = agent.sampling.batch_size
     shapes = ((batch, observation_size), (batch, action_size), (batch,), (batch,), (batch, observation_size))
     arrays: Any = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

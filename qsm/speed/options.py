@@ -9,6 +9,14 @@ from typing import Any
 
 from qsm.speed.cases import Sizes
 
+AXES: dict[str, tuple[int, ...]] = {
+    "width": (64, 128, 256, 512, 1024),
+    "batch": (64, 256, 1024, 4096),
+    "denoising_steps": (1, 5, 20, 100),
+    "replay": (10_000, 100_000, 1_000_000, 10_000_000),
+    "seeds": (1, 2, 4, 8, 16),
+}
+"""Sizes over which an update's time grows, in the part `growth`."""
 PARTS = ("seeds", "precision", "waterfall", "growth", "device", "agents", "host", "processes")
 """In the order of what they need: a machine without a simulator has the first four."""
 
@@ -24,6 +32,7 @@ class Options(argparse.Namespace):
     seeds: list[int]
     num_envs: list[int] | None
     replay_ratio: str
+    axes: list[str]
     blocks: int
     block_seconds: float
     capacity: int
@@ -61,6 +70,7 @@ def parse(arguments: Sequence[str] | None, description: str | None = None) -> Op
     many = "numbers of environments N of the device loop; by default up to 128 on a CPU and 4096 elsewhere"
     add("--num-envs", None, many, int, nargs="+")
     add("--replay-ratio", "1/16", "updates per environment step in the device loop")
+    add("--axes", list(AXES), "sizes of the part `growth`", choices=tuple(AXES), metavar="AXIS")
     add(
         "--blocks", 31, "blocks of each case, in turn; many short ones: machines stand still for moments", int
     )

@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from agents.config import INFINITY, Limits
 from qsm.base.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 CAPACITY = 20_000
 NO_FLAGS = "none"
+MODULE = ["-m", "qsm.speed.parts.flags"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Options:
     seeds: tuple[int, ...] = (1,)
     """Numbers of seeds in one program."""
     flags: tuple[str, ...] = (NO_FLAGS, "xla_gpu_autotune_level=0")
-    """Settings: flags without their dashes, several in one pair of quotes with blanks between; none: no flags."""
+    """Settings: flags without their dashes, a + between those of one setting; none: no flags."""
     blocks: int = 15
     """Blocks of each case, in turn."""
     block_seconds: float = 0.2
@@ -45,10 +45,10 @@ class Options:
     wait: float = 120.0
     """Seconds in which a case must be compiled; what is not is left out."""
 
-    limits: ClassVar[Limits] = {
-        "blocks": (1, INFINITY),
-        "block_seconds": (0, INFINITY),
-        "wait": (0, INFINITY),
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "blocks": (1, 10**6),
+        "block_seconds": (0.0, 3600.0),
+        "wait": (0.0, 86_400.0),
     }
 
 
@@ -97,19 +97,18 @@ class Timed:
 def started(cases: list[Case]) -> Iterator[list[Timed]]:
     """A process for each case, all at once; killed in the end."""
     processes: list[subprocess.Popen[str]] = []
-    try:
+    with contextlib.ExitStack() as stack:
         for case in cases:
-            flags = "" if case.flags == NO_FLAGS else " ".join(f"--{flag}" for flag in case.flags.split())
-            command = [sys.executable, "-m", "qsm.speed.parts.flags", case.agent, str(case.seeds)]
+            flags = "" if case.flags == NO_FLAGS else " ".join(f"--{flag}" for flag in case.flags.split("+"))
+            command = [sys.executable, *MODULE, case.agent, str(case.seeds)]
             # Several processes share the device, and none may take most of its memory for itself.
             environment = os.environ | {"XLA_FLAGS": flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+            processes.append(
+                stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+            )
+            stack.callback(processes[-1].kill)
         yield [Timed(case, process) for case, process in zip(cases, processes, strict=True)]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def compare(options: Options) -> list[dict[str, Any]]:

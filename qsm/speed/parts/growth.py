@@ -12,14 +12,8 @@ from typing import Any
 from qsm.speed import cases
 from qsm.speed.bench import Bench, find, ratio
 from qsm.speed.cases import Sizes
+from qsm.speed.options import AXES
 
-AXES: dict[str, tuple[int, ...]] = {
-    "width": (64, 128, 256, 512, 1024),
-    "batch": (64, 256, 1024, 4096),
-    "denoising_steps": (1, 5, 20, 100),
-    "replay": (10_000, 100_000, 1_000_000, 10_000_000),
-    "seeds": (1, 2, 4, 8, 16),
-}
 DEFAULTS = {"width": 256, "batch": 256, "denoising_steps": 5, "replay": 100_000, "seeds": 1}
 """Every curve goes through these."""
 
@@ -43,6 +37,8 @@ def measure(bench: Bench) -> None:
         hidden_sizes=(DEFAULTS["width"],) * 2, batch_size=DEFAULTS["batch"], capacity=DEFAULTS["replay"]
     )
     for axis, values in AXES.items():
+        if axis not in bench.options.axes:
+            continue
         if axis == "denoising_steps" and not hasattr(base.make_agent(1, 1).config, axis):
             continue
         started = []

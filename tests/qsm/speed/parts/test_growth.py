@@ -58,6 +58,9 @@ def test_time_per_arithmetic_is_beside_that_of_the_defaults(monkeypatch: pytest.
         def record_rates(self, timed: Timed, precision: str = "float32", **more: Any) -> None:
             found[timed.what["value"]] = more
 
+    other = parse(["--agent", "td3", "--axes", "width"])
+    growth.measure(Fake(other, *(None,) * 3))  # type: ignore[arg-type]
+    assert not found  # not asked for
     growth.measure(Fake(parse(["--agent", "td3"]), *(None,) * 3))  # type: ignore[arg-type]
     assert {value: row["time_to_that_of_defaults"] for value, row in found.items()} == pytest.approx(
         {64: 1 / 16, 256: 1.0, 512: 4.0}

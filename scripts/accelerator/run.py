@@ -1,7 +1,7 @@
 """What wants an accelerator, in one command that keeps to its minutes: rates by XLA's flags, then trainings on MJX.
 
-    python scripts/accelerator.py results/accelerator/NAME [--minutes 9.5]
-    python scripts/accelerator.py /tmp/try --small --minutes 9      # the same on a CPU, in small
+    python scripts/accelerator/run.py results/accelerator/NAME [--minutes 9.5]
+    python scripts/accelerator/run.py /tmp/try --small --minutes 9      # the same on a CPU, in small
 
 Writes as it goes: `xla_flags.csv` (updates of one seed by XLA's flags, and when the first one was made), below `runs/`
 the tables of `cheetah-run` under `--preset strong` at one update an environment step, 50,000 steps, all agents side by

@@ -1,7 +1,7 @@
 """How fast updates are under settings of XLA_FLAGS, and how soon the first one is made.
 
-    python scripts/xla_flags.py OUTPUT.csv [--agents qsm sac] [--seeds 1 64]
-        [--flags none "xla_gpu_autotune_level=0 xla_gpu_enable_triton_gemm=false"]
+    python scripts/accelerator/xla_flags.py OUTPUT.csv [--agents qsm sac] [--seeds 1 64]
+        [--flags none xla_gpu_autotune_level=0+xla_gpu_enable_triton_gemm=false]
 
 Each agent, number of seeds and setting has a process of its own. They compile side by side, so that the seconds to the
 first update are those of a busy machine; when all are ready their updates are timed in blocks that take turns, with
