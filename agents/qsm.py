@@ -40,6 +40,8 @@ class QSMConfig(DiffusionConfig):
         "score_scale": (0, INFINITY),
         "gradient_size_rate": (0, 1),
     }
+    # No hyperparameter, so that checkpoints from before it are read.
+    constants: ClassVar[tuple[str, ...]] = (*DiffusionConfig.constants, "gradient_size_rate")
     conditions: ClassVar[Conditions] = DiffusionConfig.conditions | {
         "gradient_size_rate": is_on("relative_scale")
     }
@@ -150,7 +152,7 @@ class QSM(DiffusionBase):
         """
         if not self.config.relative_scale:
             return hyper["score_scale"], ()
-        _, size = boltzmann.follow_size(gradient_size, gradient, hyper["gradient_size_rate"])
+        _, size = boltzmann.follow_size(gradient_size, gradient, self.config.gradient_size_rate)
         return hyper["score_scale"] * jnp.sqrt(gradient.shape[-1]) / jnp.maximum(size, 1e-8), size
 
     # ---- Learning -----------------------------------------------------------------------------------------------

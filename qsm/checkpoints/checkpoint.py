@@ -23,7 +23,7 @@ from qsm.base.errors import UserError, first_line
 from qsm.base.files import read_json
 from qsm.checkpoints.arrays import pack, unpack
 from qsm.checkpoints.integrity import free_place, is_complete, is_whole, seal
-from qsm.checkpoints.leaves import check_shapes, shapes
+from qsm.checkpoints.leaves import check_shapes, grouped_as, shapes
 from qsm.checkpoints.orbax_manager import open_manager
 from qsm.data import segments
 from qsm.data.replay import Rows
@@ -242,15 +242,18 @@ class Checkpoints:
         template = learner.agent_template()
         try:
             # Asked before reading, for orbax would tell of a misfit in pages of warnings.
-            check_shapes(shapes(self._manager.item_metadata(step)["agent"]), shapes(template))
+            saved: Any = self._manager.item_metadata(step)["agent"]
+            check_shapes(shapes(saved), shapes(template))
+            # As the file has it grouped: of what holds nothing for this agent, an older file may know nothing.
+            target = grouped_as(saved, template)
             items = self._manager.restore(
-                step, args=ocp.args.Composite(agent=ocp.args.StandardRestore(template))
+                step, args=ocp.args.Composite(agent=ocp.args.StandardRestore(target))
             )
         except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
             raise UserError(
                 f"the checkpoint {self._folder / str(step)} cannot be read: {first_line(error)}"
             ) from error
-        return items["agent"]
+        return grouped_as(template, items["agent"])
 
     def restore(self, learner: Learner, step: int) -> tuple[Saved, Counters]:
         """The training state of one seed at `step`.

@@ -18,6 +18,12 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+def grouped_as(tree: Any, leaves: Any) -> Any:
+    """The leaves of `leaves` in the groups of `tree`, by their paths; groups without leaves may differ."""
+    found = named_leaves(leaves)
+    return jax.tree.unflatten(jax.tree.structure(tree), [found[name] for name in named_leaves(tree)])
+
+
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each leaf, by its path."""
     return {name: leaf.shape for name, leaf in named_leaves(tree).items()}

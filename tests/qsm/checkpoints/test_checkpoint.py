@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -144,6 +144,21 @@ def test_the_agent_alone_can_be_read(tmp_path: Path):
     agent_state, step = checkpoint.restore_agent(folder, small_learner("sac", capacity=1))
     assert step == 12
     assert_same(agent_state, saved(state).agent)
+
+
+def test_a_checkpoint_from_before_a_part_that_holds_nothing_is_read(tmp_path: Path):
+    """As of published QSM before `gradient_size`, which is () unless its scale is relative."""
+    learner = small_learner("qsm")
+    state = saved(trained(learner))
+    fields = state.agent._asdict()
+    assert fields.pop("gradient_size") == ()
+    older = NamedTuple("State", [(name, Any) for name in fields])(**fields)  # type: ignore[misc]
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state._replace(agent=older), Counters(12, 6), 8)
+        restored, counters = checkpoints.restore(learner, 12)
+    assert counters == Counters(12, 6)
+    assert_same(restored.agent, state.agent)
 
 
 @pytest.mark.parametrize(
