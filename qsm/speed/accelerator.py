@@ -43,6 +43,7 @@ COMMAND_BUFFERS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION
 """What may be launched as one CUDA graph: by default all but the last, a loop."""
 QUICK = "xla_gpu_autotune_level=0+xla_gpu_enable_triton_gemm=false"
 """Nothing is tried out while compiling, and the matrix products are the library's."""
+# Side by side, for most of a start is tracing and compiling, which the host's cores do; then they take turns.
 TRAININGS = {
     "sac": ["sac", "--num-seeds", "8"],
     "qsm-clean": ["qsm-clean", "--num-seeds", "4", "--sweep", "inverse_temperature=12,40,100"],

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import agents
 from qsm.base.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -80,12 +81,18 @@ class Timed:
         return self.first is not None
 
     def block(self, units: int) -> float:
-        """Seconds per update; NaN where the process has ended."""
+        """Seconds per update.
+
+        Raises:
+          UserError: the process has ended.
+        """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(units, file=self._process.stdin, flush=True)
         answer = self._answer()
-        return answer if isinstance(answer, float) else float("nan")
+        if not isinstance(answer, float):
+            raise UserError(f"the process of {self.case} has ended (see above)")
+        return answer
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
@@ -115,8 +122,10 @@ def compare(options: Options) -> list[dict[str, Any]]:
     """A row for each case; the ratio is that of its rate to that of the first flags, the median over rounds.
 
     Raises:
-      UserError: nothing was compiled in time.
+      UserError: an agent is unknown, or nothing was compiled in time.
     """
+    if unknown := [name for name in options.agents if name not in agents.AGENTS]:
+        raise UserError(f"there is no agent {unknown[0]!r}; there are: {', '.join(agents.AGENTS)}")
     cases = [Case(*one) for one in itertools.product(options.agents, options.seeds, options.flags)]
     until = time.monotonic() + options.wait
     with started(cases) as all_timed:
@@ -124,7 +133,9 @@ def compare(options: Options) -> list[dict[str, Any]]:
         for missing in (one.case for one in all_timed if one not in timed):
             print(f"not compiled in time, or failed: {missing}", flush=True)
         if not timed:
-            raise UserError(f"Nothing was compiled within {options.wait:g} seconds. Try --wait with more.")
+            raise UserError(
+                f"Nothing was compiled within {options.wait:g} seconds: all failed (see above), or --wait is too short."
+            )
         units = {one.case: max(4, int(options.block_seconds / one.block(16))) for one in timed}
         for _ in range(options.blocks):
             for one in timed:

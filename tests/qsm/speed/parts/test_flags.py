@@ -69,7 +69,7 @@ def test_what_is_not_compiled_is_left_out(
         "not compiled in time, or failed: Case(agent='sac', seeds=1, flags='none')" in capsys.readouterr().out
     )
     with_processes(monkeypatch, missing=("none", "a=1"))
-    with pytest.raises(UserError, match=r"within 120 seconds. Try --wait"):
+    with pytest.raises(UserError, match=r"within 120 seconds: all failed"):
         flags.compare(Options(("sac",), (1,), ("none", "a=1")))
 
 
@@ -93,6 +93,12 @@ def test_processes_get_their_flags_and_a_refused_one_leaves_the_others(
         xla_flags.main()
     assert ended.value.code == script.MISTAKE
     assert "Nothing was compiled" in capfd.readouterr().err
+    once = "print(1.0, flush=True); input()"  # and ends when it is asked for a block
+    monkeypatch.setattr(flags, "MODULE", ["-c", once])
+    with pytest.raises(UserError, match=r"process of Case\(agent='td3', seeds=1, flags='none'\) has ended"):
+        flags.compare(Options(("td3",), (1,), ("none",)))
+    with pytest.raises(UserError, match="there is no agent 'tdd3'; there are: qsm"):
+        flags.compare(Options(("tdd3",)))
 
 
 @pytest.mark.slow
