@@ -74,6 +74,9 @@ def test_the_size_of_the_gradient_is_kept_where_the_scale_is_relative():
     assert float(initial(relative).gradient_size) == 0.0
     assert float(after.gradient_size) == pytest.approx(size, rel=1e-5)
     assert float(metrics["score/scaled_gradient_norm"].total) == pytest.approx(np.sqrt(2), rel=1e-4)
+    further, metrics = update(relative, after._replace(gradient_size=jnp.float32(4.0)))
+    size = float(metrics["score/action_gradient_norm"].total)
+    assert float(further.gradient_size) == pytest.approx(4 + 0.005 * (size - 4), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
