@@ -52,9 +52,7 @@ class State(NamedTuple):
 
     score: optimizer.Learned
     critic: critic.CriticState
-    gradient_size: (
-        Any  # [], running mean of |grad_a Q|, 0 before the first update; () where the scale is not relative
-    )
+    gradient_size: Any  # [], running mean of |grad_a Q|, 0 before the first; () unless the scale is relative
     normalizer: Any
     hyperparameters: dict[str, jax.Array]
 
