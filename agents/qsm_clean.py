@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
+from agents.conditions import Conditions, one_of
 from agents.config import Limits
 from agents.parts.base import DiffusionBase
 from agents.parts.paths.options import PathConfig
@@ -42,6 +43,9 @@ class CleanQSMConfig(PathConfig):
     limits: ClassVar[Limits] = PathConfig.limits | {
         "gradient_size_rate": (0, 1),
         "draw_rate": (0, 1),
+    }
+    conditions: ClassVar[Conditions] = PathConfig.conditions | {
+        "gradient_size_rate": one_of("temperature", "gradient", "component", "entropy")
     }
 
 
@@ -123,7 +127,7 @@ class CleanQSM(DiffusionBase):
         return boltzmann.follow_size(state.gradient_size, gradient, rate)
 
     def temperature(self, state: State, gradient_size: jax.Array) -> jax.Array:
-        """tau = gradient_size / inverse_temperature, unless it is tuned."""
+        """tau = gradient_size / inverse_temperature, unless it is fixed or tuned."""
         return self.chains.temperature(state.paths, jnp.maximum(gradient_size, 1e-8), state.hyperparameters)
 
     def score_target(

@@ -117,8 +117,7 @@ def preset_of(agent: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _warn(agent: str, runs: Sequence[Member], launch: LaunchOptions, named: Collection[str]) -> None:
     """Says on standard error which of the options that are `named`, or swept, change nothing."""
-    swept = launch.sweep_values
-    given = {*named, *([] if swept is None else [swept[0]])}
+    given = {*named, *launch.sweep_values}
     lines = [line for run in runs for line in effects.of_agent(agent, run.agent_config, given)]
     for line in dict.fromkeys(lines):
         complain(f"warning: {line}")

@@ -120,6 +120,9 @@ def run_config_class(backend: str) -> type[RunConfig]:
     return MjxRunConfig if backend == "mjx" else RunConfig
 
 
+SWEEP_FORM = "it must be an option and its values, such as discount=0.9,0.99, or several with blanks between"
+
+
 @dataclasses.dataclass(frozen=True)
 class LaunchOptions:
     """How many runs are trained together, and on what. The runs themselves do not depend on it."""
@@ -129,7 +132,8 @@ class LaunchOptions:
     num_seeds: int = 1
     """Seeds trained together in one program: --seed and those after it, each a run of its own."""
     sweep: str | None = None
-    """One hyperparameter and its values, a labelled run for each: score_scale=1,10,50."""
+    """One hyperparameter and its values, a labelled run for each: score_scale=1,10,50. Several, in quotes, are every
+    combination: "score_scale=1,10 action_noise=0,0.1"."""
     num_devices: int | None = None
     """Devices to divide the seeds, or else the environments and batches, over; none: one."""
 
@@ -147,24 +151,31 @@ class LaunchOptions:
             raise ValueError("overwrite removes the run that extend_steps would go on with; give one of them")
 
     @property
-    def sweep_values(self) -> tuple[str, tuple[float, ...]] | None:
-        """The swept option and its values.
+    def sweep_values(self) -> dict[str, tuple[float, ...]]:
+        """The swept options and their values; none of them without a sweep.
 
         Raises:
-          ValueError: `sweep` is not of the form NAME=VALUE,VALUE.
+          ValueError: `sweep` is not of the form NAME=VALUE,VALUE, or several of it with blanks between.
         """
         if self.sweep is None:
-            return None
-        name, equals, values = self.sweep.partition("=")
+            return {}
+        pairs = [self._swept(word) for word in self.sweep.split()]
+        values = dict(pairs)
+        if not values:
+            raise ValueError(f"sweep is {self.sweep!r}; {SWEEP_FORM}")
+        if len(values) < len(pairs):
+            raise ValueError(f"sweep is {self.sweep!r}; it names an option twice")
+        return values
+
+    def _swept(self, word: str) -> tuple[str, tuple[float, ...]]:
+        name, equals, values = word.partition("=")
         try:
             numbers = tuple(float(value) for value in values.split(","))
         except ValueError:
             numbers = ()
         name = name.strip().lstrip("-").replace("-", "_")
         if not equals or not name.isidentifier() or not numbers or not all(map(math.isfinite, numbers)):
-            raise ValueError(
-                f"sweep is {self.sweep!r}; it must be an option and its values, such as discount=0.9,0.99"
-            )
+            raise ValueError(f"sweep is {self.sweep!r}; {SWEEP_FORM}")
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"sweep is {self.sweep!r}; it names a value twice")
         return name, numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def members(
     root: Path = Path("runs"),
     run_dir: Path | None = None,
 ) -> list[Member]:
-    """The runs that `launch` asks for: every value of the sweep with every seed.
+    """The runs that `launch` asks for: every combination of the sweep's values with every seed.
 
     Raises:
       UserError: the sweep names no hyperparameter, a value that it cannot take, or `run_dir` is one for many runs.
@@ -88,7 +89,7 @@ def members(
     except ValueError as error:
         raise UserError(str(error)) from error
     if len({variant_name for _, _, variant_name, _ in runs}) * launch.num_seeds < len(runs):
-        raise UserError(f"--sweep is {launch.sweep!r}; two of its values are the same to twelve digits")
+        raise UserError(f"--sweep is {launch.sweep!r}; two values of an option are the same to twelve digits")
     if run_dir is not None and len(runs) > 1:
         raise UserError(f"--run-dir is one folder, but there are {len(runs)} runs; give --runs and --name")
     return [
@@ -105,13 +106,11 @@ def members(
 def _variants(
     agent: str, agent_config: Any, launch: LaunchOptions, name: str | None
 ) -> list[tuple[str | None, Any, str]]:
-    """Name, options and label of each value of the sweep."""
-    sweep = launch.sweep_values
-    if sweep is None:
-        return [(name, agent_config, "")]
-    option, values = sweep
+    """Name, options and label of each combination of the sweep's values."""
     allowed = agent_config.hyperparameters()
-    if option not in allowed:
+    for option in launch.sweep_values:
+        if option in allowed:
+            continue
         if option in {field.name for field in dataclasses.fields(agent_config)}:
             raise UserError(
                 f"--sweep names {option}, which shapes the compiled program; start a run for each of its values"
@@ -121,11 +120,13 @@ def _variants(
             f"It may be one of: {', '.join(allowed)}"
         )
     variants = []
-    for value in values:
-        label = f"{option}={value:.12g}"
-        full = f"{name},{label}" if name else label
+    for values in itertools.product(*launch.sweep_values.values()):
+        chosen = dict(zip(launch.sweep_values, values, strict=True))
+        label = ",".join(f"{option}={value:.12g}" for option, value in chosen.items())
+        full = ",".join(part for part in (name, label) if part) or None
         try:
-            variants.append((full, dataclasses.replace(agent_config, **{option: value}), label))
+            variants.append((full, dataclasses.replace(agent_config, **chosen), label))
         except ValueError as error:
+            option = next((option for option in chosen if str(error).startswith(option)), "")
             raise ValueError(f"--{str(error).replace(option, option.replace('_', '-'), 1)}") from error
     return variants

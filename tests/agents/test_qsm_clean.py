@@ -169,8 +169,10 @@ def test_clean_training_keeps_the_place_and_width_of_two_modes():
         assert drawn[of_drawn].std() == pytest.approx(spread, rel=0.2)
 
 
-@pytest.mark.parametrize(("temperature", "factor"), [("gradient", 1.0), ("component", 2**0.5)])
-def test_clean_target_by_hand(temperature: str, factor: float):
+@pytest.mark.parametrize(
+    ("temperature", "factor"), [("gradient", 1.0), ("component", 2**0.5), ("fixed", None)]
+)
+def test_clean_target_by_hand(temperature: str, factor: float | None):
     plain = small_agent("qsm-clean", temperature=temperature)
     agent = with_gradient(plain, lambda action: 0.5 - action)
     state = initial(plain)._replace(gradient_size=jnp.asarray(2.0))
@@ -184,7 +186,7 @@ def test_clean_target_by_hand(temperature: str, factor: float):
     size = np.linalg.norm(0.5 - squashed, axis=1).mean()
     expected_size = 2.0 + 0.25 * (size - 2.0)
     assert float(gradient_size) == pytest.approx(expected_size, rel=1e-5)
-    tau = expected_size / (3.0 * factor)  # of two action components
+    tau = 1 / 3.0 if factor is None else expected_size / (3.0 * factor)  # of two action components
     assert float(metrics["score/temperature"].total) == pytest.approx(tau, rel=1e-5)
     assert float(metrics["score/scaled_gradient_norm"].total) == pytest.approx(size / tau, rel=1e-5)
 

@@ -28,12 +28,12 @@ class PathConfig(DiffusionConfig):
 
     inverse_temperature: float = 10.0
     """Length of the critic's action gradient in the score target on average; with temperature=component this times the
-    root of the number of action components."""
+    root of the number of action components; with temperature=fixed 1 / tau."""
     sample_clip: float = 3.0
     """Bound of the clean action, before its tanh, that the sampler may imply at any step."""
     target: Literal["clean", "weighted"] = "clean"
     """Score target: of drawn actions as they come, or weighted by their chains. All options below need weighted, but
-    for temperature=component."""
+    for temperature=component or fixed."""
     chains_per_state: int = 8
     """Chains drawn at each of batch_size / chains_per_state states, among which weights are normalised."""
     tempering_share: float = 0.333
@@ -47,9 +47,10 @@ class PathConfig(DiffusionConfig):
     act_with_chain: bool = True
     """Act with the chain that is trained on, fitted variances and a last step with noise, not the plain sampler, unless
     acting_sampler or acting_steps ask for another."""
-    temperature: Literal["gradient", "component", "entropy"] = "gradient"
+    temperature: Literal["gradient", "component", "fixed", "entropy"] = "gradient"
     """Hold tau to the length of the action gradient, or to its size per action component, so that inverse_temperature
-    means the same in 1 and in 38 of them; or tune it (entropy: needs weighted)."""
+    means the same in 1 and in 38 of them; or leave it as given, whatever the gradient (fixed: for normalized rewards);
+    or tune it (entropy: needs weighted)."""
     target_entropy_per_action: float = -0.5
     """Entropy bound that a tuned temperature holds the policy to, nats per action component (uniform: 0.69)."""
     effective_floor: float = 0.4
@@ -95,7 +96,7 @@ class PathConfig(DiffusionConfig):
             check_chains(self)
             return
         if self.temperature == "entropy":
-            raise ValueError("temperature is 'entropy'; with target 'clean' it must be gradient or component")
+            raise ValueError("temperature is 'entropy'; with target 'clean' it must be gradient, component or fixed")
         if self.critic_target != "plain":
             raise ValueError(f"critic_target is {self.critic_target!r}; with target 'clean' it must be plain")
 

@@ -42,6 +42,8 @@ class PlainChains:
 
     def temperature(self, state: Any, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
         """tau `[]` for an action gradient of `gradient_size`."""
+        if self.config.temperature == "fixed":
+            return 1 / hyper["inverse_temperature"]
         tau = gradient_size / hyper["inverse_temperature"]
         if self.config.temperature == "component":
             tau /= math.sqrt(self.denoiser.network.action_size)
