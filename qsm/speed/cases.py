@@ -176,18 +176,9 @@ class LearnCase(TimedCase):
 
     def compiled(self) -> Any:
         """The program that learns."""
-        learner, number = self.learner, np.int32(1)
         # A program of the ambient precision would be another one.
         with jax.default_matmul_precision(self.precision):
-            return learner.compiled.learn.lower(
-                self.state,
-                learner.streams,
-                self.action,
-                self.arrival,
-                number,
-                number,
-                learner.active,
-            ).compile()
+            return self.learner.compiled.learn.lower(*self.learner.learn_shapes()).compile()
 
     def program_bytes(self) -> int | None:
         return compiled_bytes(self.compiled())

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from envs.api import Arrival, DeviceEnvironment, HostEnvironment
+from envs.api import DeviceEnvironment, HostEnvironment
 from envs.vector import VectorEnvironment
 from qsm.learning.learner import Learner
 from qsm.loops.host_loop import HostLoop
 from qsm.loops.schedule import Counters
 from qsm.options.run import RunConfig
 from qsm.speed.cases import Sizes, TimedCase
-from qsm.speed.limits import program_bytes, still
+from qsm.speed.limits import program_bytes
 
 if TYPE_CHECKING:
     from qsm.loops.device_loop import DeviceLoop
@@ -71,22 +71,7 @@ class HostCase(TimedCase):
         return (time.perf_counter() - began) / units
 
     def program_bytes(self) -> int | None:
-        learner, spec = self.learner, self.learner.spec
-        one = jax.tree.map(lambda leaf: np.stack([leaf] * learner.num_seeds), still(spec.observation_size, 1))
-        yes = np.ones((learner.num_seeds, 1), bool)
-        action = np.zeros((learner.num_seeds, 1, spec.action_size), np.float32)
-        number = np.int32(1)
-        arrival = Arrival(one, yes, one, ~yes)
-        return program_bytes(
-            learner.compiled.learn,
-            self.state,
-            learner.streams,
-            action,
-            arrival,
-            number,
-            number,
-            learner.active,
-        )
+        return program_bytes(self.learner.compiled.learn, *self.learner.learn_shapes())
 
 
 def mjx_environment(task: str) -> DeviceEnvironment:

@@ -96,7 +96,9 @@ class PathConfig(DiffusionConfig):
             check_chains(self)
             return
         if self.temperature == "entropy":
-            raise ValueError("temperature is 'entropy'; with target 'clean' it must be gradient, component or fixed")
+            raise ValueError(
+                "temperature is 'entropy'; with target 'clean' it must be gradient, component or fixed"
+            )
         if self.critic_target != "plain":
             raise ValueError(f"critic_target is {self.critic_target!r}; with target 'clean' it must be plain")
 

@@ -146,7 +146,8 @@ def test_the_bytes_of_a_program_are_those_at_its_precision(monkeypatch: pytest.M
     monkeypatch.setattr(cases, "compiled_bytes", lambda compiled: compiled)
     monkeypatch.setattr(cases.LearnCase, "_first", lambda self, set_up: None)
     case = cases.LearnCase("case", parse([]).sizes(), 1, "bfloat16")
-    case.learner = SimpleNamespace(compiled=SimpleNamespace(learn=program), streams=None, active=None)  # pyright: ignore[reportAttributeAccessIssue]
+    learner = SimpleNamespace(compiled=SimpleNamespace(learn=program), learn_shapes=tuple)
+    case.learner = learner  # pyright: ignore[reportAttributeAccessIssue]
     assert case.program_bytes() == "bfloat16"
 
 
