@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
-from agents.conditions import Conditions, one_of
+from agents.conditions import Conditions, other_than
 from agents.config import Limits
 from agents.parts.base import DiffusionBase
 from agents.parts.paths.options import PathConfig
@@ -45,7 +45,7 @@ class CleanQSMConfig(PathConfig):
         "draw_rate": (0, 1),
     }
     conditions: ClassVar[Conditions] = PathConfig.conditions | {
-        "gradient_size_rate": one_of("temperature", "gradient", "component", "entropy")
+        "gradient_size_rate": other_than("temperature", "fixed")
     }
 
 
@@ -56,7 +56,7 @@ class State(NamedTuple):
     average: Any  # parameters of the slow score network
     critic: critic.CriticState
     gradient_size: jax.Array  # [], running mean of |grad_a Q|; 0 before the first update
-    paths: Any  # what `chains` keeps; () where they are not weighted
+    paths: Any  # what `chains` keeps; () where they learn nothing
     normalizer: Any
     hyperparameters: dict[str, jax.Array]
 

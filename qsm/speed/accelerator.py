@@ -43,17 +43,27 @@ COMMAND_BUFFERS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION
 """What may be launched as one CUDA graph: by default all but the last, a loop."""
 QUICK = "xla_gpu_autotune_level=0+xla_gpu_enable_triton_gemm=false"
 """Nothing is tried out while compiling, and the matrix products are the library's."""
-# Side by side, for most of a start is tracing and compiling, which the host's cores do; then they take turns.
+# Side by side, for most of a start is tracing and compiling, which the host's cores do.
 TRAININGS = {
     "sac": ["sac", "--num-seeds", "8"],
-    "qsm-clean": ["qsm-clean", "--num-seeds", "4", "--sweep", "inverse_temperature=12,40,100"],
+    "qsm-clean": [
+        *("qsm-clean", "--num-seeds", "4", "--temperature", "fixed"),
+        *("--sweep", "inverse_temperature=100,1000,3000"),
+    ],
+    "spread": [
+        *("qsm-clean", "--num-seeds", "4", "--temperature", "spread"),
+        *("--sweep", "target_spread=0.1,0.2,0.3"),
+    ],
     "qsm": ["qsm", "--num-seeds", "4", "--relative-scale", "--sweep", "score_scale=1,3,10"],
     "diffusion-ql": ["diffusion-ql", "--num-seeds", "8"],
 }
 
 
 def steps(output: Path, runs: Path, options: Options) -> list[Step]:
-    """Rates and first updates by XLA's flags, then trainings side by side, then a second start of one of them."""
+    """The host loop's tick, updates by XLA's flags, trainings side by side, and a second start of one of them."""
+    tick = [sys.executable, str(ROOT / "scripts" / "accelerator" / "tick.py"), str(output / "tick.csv")]
+    if options.small:
+        tick += ["--agents", "sac", "--seeds", "1", "--ticks", "10", "--hidden-sizes", "8,8"]
     flags = [
         sys.executable,
         str(ROOT / "scripts" / "accelerator" / "xla_flags.py"),
@@ -68,7 +78,18 @@ def steps(output: Path, runs: Path, options: Options) -> list[Step]:
 
     def training(name: str, runs: Path, steps: int) -> list[str]:
         command = [sys.executable, "-m", "qsm", "train", *TRAININGS[name], "cheetah-run", "--backend", "mjx"]
-        command += ["--preset", "strong", "--num-envs", "4", "--replay-ratio", "1", "--wandb", "disabled"]
+        command += [
+            "--name",
+            name,
+            "--preset",
+            "strong",
+            "--num-envs",
+            "4",
+            "--replay-ratio",
+            "1",
+            "--wandb",
+            "disabled",
+        ]
         lengths = {"steps": steps, "random-steps": 5000, "eval-interval": 25_000, "eval-episodes": 4}
         lengths |= {"replay-capacity": 100_000}
         if options.small:
@@ -79,7 +100,12 @@ def steps(output: Path, runs: Path, options: Options) -> list[Step]:
 
     trainings = {name: training(name, runs, 50_000) for name in TRAININGS}
     again = {"again": training("sac", runs / "again", 7_000)}
-    return [Step(0.17, {"flags": flags}), Step(0.69, trainings), Step(0.14, again)]
+    return [
+        Step(0.12, {"tick": tick}),
+        Step(0.17, {"flags": flags}),
+        Step(0.59, trainings),
+        Step(0.12, again),
+    ]
 
 
 def keep(runs: Path, output: Path) -> None:

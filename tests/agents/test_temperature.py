@@ -13,6 +13,7 @@ import agents
 from agents.parts import critic, diffusion, optimizer
 from agents.parts.paths import chain, temperature, weights
 from agents.parts.paths.plain import Drawn
+from agents.parts.types import Transition
 from tests.agents.analytic import with_part
 
 TARGET_ENTROPY = -0.5
@@ -57,6 +58,26 @@ def test_the_spread_per_component_means_the_same_whatever_the_scale():
     assert held_std(6, 1000.0) == pytest.approx(held_std(6, 1.0), rel=1e-3)
 
 
+def held_spread(action_size: int, scale: float) -> float:
+    """Std that the dual variable on the spread ends at, for a policy that is exp(Q/tau), of Q = -scale |a|^2 / 2."""
+    size = scale * jnp.sqrt(float(action_size))
+
+    def step(learned: Any, index: jax.Array) -> tuple[Any, jax.Array]:
+        std = jnp.sqrt(size * jnp.exp(learned.params) / scale)
+        pairs = std * jax.random.normal(jax.random.fold_in(jax.random.key(0), index), (32, 2, action_size))
+        moved, _ = temperature.hold_spread(learned, pairs, jnp.float32(0.15), jnp.float32(0.02))
+        return moved, std
+
+    start = temperature.start(action_size**0.5)
+    return float(jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(600))[1][-200:].mean())())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("action_size", [1, 6, 21, 38])
+def test_a_spread_is_held_whatever_the_number_of_components_and_the_scale(action_size: int, scale: float):
+    assert held_spread(action_size, scale) == pytest.approx(0.15, rel=0.03)
+
+
 class Quadratic(critic.Critic):
     """Q = -scale |a|^2 / 2, where `scale` is the critics' parameter."""
 
@@ -64,7 +85,13 @@ class Quadratic(critic.Critic):
         return -0.5 * params * jnp.square(action).sum(axis=-1), -params * action
 
 
-def tuned(action_size: int, scale: float, num_updates: int, **options: Any) -> dict[str, float]:
+OF_ENTROPY = {"target": "weighted", "temperature": "entropy", "target_entropy_per_action": TARGET_ENTROPY}
+OF_SPREAD = {"temperature": "spread", "target_spread": 0.2}
+
+
+def tuned(
+    action_size: int, scale: float, num_updates: int, options: dict[str, Any] = OF_ENTROPY
+) -> dict[str, float]:
     """Std and metrics of a policy after on-policy updates of its score network and temperature."""
     plain: Any = agents.make_agent(
         "qsm-clean",
@@ -75,24 +102,26 @@ def tuned(action_size: int, scale: float, num_updates: int, **options: Any) -> d
         time_embedding_size=16,
         time_hidden_sizes=(16,),
         denoising_steps=5,
-        target="weighted",
-        temperature="entropy",
-        target_entropy_per_action=TARGET_ENTROPY,
         temperature_learning_rate=5e-3,
         gradient_size_rate=0.02,
         draw_rate=0.05,
         **options,
     )
     agent: Any = with_part(plain, critic=Quadratic(plain.critic.network, plain.critic.head))
-    observation, names = jnp.zeros((128, 1)), ("path/entropy_per_action", "path/effective_share")
+    observation, zeros = jnp.zeros((128, 1)), jnp.zeros(128)
+    batch = Transition(observation, jnp.zeros((128, action_size)), zeros, zeros, observation)
+    names = ("path/entropy_per_action", "path/effective_share") if options is OF_ENTROPY else ()
 
     def step(state: Any, index: jax.Array) -> tuple[Any, jax.Array]:
         draw_key, target_key = jax.random.split(jax.random.fold_in(jax.random.key(1), index))
         hyper, decay = state.hyperparameters, 0.02 + 0.98 * (1 - index / num_updates)
         hyper = hyper | {"temperature_learning_rate": decay * hyper["temperature_learning_rate"]}
-        drawn = Drawn(
-            jnp.zeros(()), *agent.chains.paths(state.paths, state.average, observation, draw_key, hyper)
-        )
+        if options is OF_ENTROPY:
+            drawn = Drawn(
+                jnp.zeros(()), *agent.chains.paths(state.paths, state.average, observation, draw_key, hyper)
+            )
+        else:
+            drawn = agent.draw(state, batch, draw_key)
         target, size, metrics = agent.score_target(
             state, scale, observation, drawn.unsquashed, target_key, drawn.ell
         )
@@ -111,7 +140,8 @@ def tuned(action_size: int, scale: float, num_updates: int, **options: Any) -> d
         return actions, trace[-100:].mean(axis=0)
 
     actions, means = run(jax.random.key(0))
-    return dict(zip((*names, "tau", "std"), (*map(float, means), float(actions.std())), strict=True))
+    std = float(jnp.sqrt(actions.var(axis=0).mean()))
+    return dict(zip((*names, "tau", "std"), (*map(float, means), std), strict=True))
 
 
 @pytest.mark.slow
@@ -121,6 +151,14 @@ def test_learned_policies_have_the_same_spread_per_component(action_size: int):
     assert found["std"] == pytest.approx(STD, rel=0.1)
     assert found["path/entropy_per_action"] == pytest.approx(TARGET_ENTROPY, abs=0.1)
     assert found["path/effective_share"] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action_size", [1, 6, 21])
+@pytest.mark.parametrize("target", ["clean", "weighted"])
+def test_learned_policies_have_the_spread_that_is_asked_for(target: str, action_size: int):
+    found = tuned(action_size, 1.0, 3000, OF_SPREAD | {"target": target})
+    assert found["std"] == pytest.approx(0.2, rel=0.1)
 
 
 @pytest.mark.slow

@@ -9,16 +9,18 @@ from agents.conditions import Conditions, is_off, one_of
 from agents.config import ALL_LEVELS, FEWER_LEVELS, INFINITY, DiffusionConfig, Limits, check_chains
 
 Fit = Literal["unit", "spread", "residual"]
+RATE = "temperature_learning_rate"
 PATH_FLOATS = (
     "tempering_share",
     "fit_rate",
     "target_entropy_per_action",
     "effective_floor",
-    "temperature_learning_rate",
+    RATE,
 )
 
 WEIGHTED = one_of("target", "weighted")
-TUNED = WEIGHTED & one_of("temperature", "entropy")
+OF_ENTROPY = WEIGHTED & one_of("temperature", "entropy")
+OF_SPREAD = one_of("temperature", "spread")
 ANCESTRAL = one_of("acting_sampler", "ancestral")
 
 
@@ -33,7 +35,7 @@ class PathConfig(DiffusionConfig):
     """Bound of the clean action, before its tanh, that the sampler may imply at any step."""
     target: Literal["clean", "weighted"] = "clean"
     """Score target: of drawn actions as they come, or weighted by their chains. All options below need weighted, but
-    for temperature=component or fixed."""
+    for the temperature and its learning rate."""
     chains_per_state: int = 8
     """Chains drawn at each of batch_size / chains_per_state states, among which weights are normalised."""
     tempering_share: float = 0.333
@@ -47,10 +49,12 @@ class PathConfig(DiffusionConfig):
     act_with_chain: bool = True
     """Act with the chain that is trained on, fitted variances and a last step with noise, not the plain sampler, unless
     acting_sampler or acting_steps ask for another."""
-    temperature: Literal["gradient", "component", "fixed", "entropy"] = "gradient"
+    temperature: Literal["gradient", "component", "fixed", "spread", "entropy"] = "gradient"
     """Hold tau to the length of the action gradient, or to its size per action component, so that inverse_temperature
     means the same in 1 and in 38 of them; or leave it as given, whatever the gradient (fixed: for normalized rewards);
-    or tune it (entropy: needs weighted)."""
+    or tune it, beginning as with gradient, to a spread or an entropy of the policy (entropy: needs weighted)."""
+    target_spread: float = 0.2
+    """Std of an action component within a state that a tuned temperature holds the policy to (uniform: 0.58)."""
     target_entropy_per_action: float = -0.5
     """Entropy bound that a tuned temperature holds the policy to, nats per action component (uniform: 0.69)."""
     effective_floor: float = 0.4
@@ -66,6 +70,7 @@ class PathConfig(DiffusionConfig):
         "chains_per_state": (2, 4096),
         "tempering_share": (0, 1),
         "fit_rate": (0, 1),
+        "target_spread": (0.001, 1),
         "target_entropy_per_action": (-INFINITY, INFINITY),
         "effective_floor": (0, 1),
         "temperature_learning_rate": (0, 10),
@@ -81,9 +86,10 @@ class PathConfig(DiffusionConfig):
         "target_fit": WEIGHTED,
         "fit_rate": WEIGHTED,
         "act_with_chain": WEIGHTED & ANCESTRAL & ALL_LEVELS,
-        "target_entropy_per_action": TUNED,
-        "effective_floor": TUNED,
-        "temperature_learning_rate": TUNED,
+        "target_spread": OF_SPREAD,
+        "target_entropy_per_action": OF_ENTROPY,
+        "effective_floor": OF_ENTROPY,
+        "temperature_learning_rate": OF_ENTROPY | OF_SPREAD,
     }
 
     def __post_init__(self) -> None:
@@ -97,13 +103,16 @@ class PathConfig(DiffusionConfig):
             return
         if self.temperature == "entropy":
             raise ValueError(
-                "temperature is 'entropy'; with target 'clean' it must be gradient, component or fixed"
+                "temperature is 'entropy'; with target 'clean' it must be gradient, component, fixed or spread"
             )
         if self.critic_target != "plain":
             raise ValueError(f"critic_target is {self.critic_target!r}; with target 'clean' it must be plain")
 
     @property
     def constants(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Without weights nothing reads their options: they are no hyperparameters then."""
-        constants = DiffusionConfig.constants
-        return constants if self.target == "weighted" else (*constants, *PATH_FLOATS)
+        """What nothing reads is no hyperparameter: a checkpoint from before there was such an option is read."""
+        of_spread = self.temperature == "spread"
+        unread = () if of_spread else ("target_spread",)
+        if self.target != "weighted":
+            unread += tuple(name for name in PATH_FLOATS if not (of_spread and name == RATE))
+        return (*DiffusionConfig.constants, *unread)

@@ -11,12 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from agents.parts import score
-from agents.parts.paths.options import PathConfig
+from agents.parts.optimizer import Learned
+from agents.parts.paths import temperature
+from agents.parts.paths.options import RATE, PathConfig
 from agents.parts.samplers.steps import Sampler
 from agents.parts.types import Metrics, Transition
 
 Value = Callable[[jax.Array, jax.Array], jax.Array]
 """Observations and actions to values `[B]`, of the smaller target critic."""
+PAIRED_STATES = 32
+"""States at which a second action is drawn where the policy's spread is held."""
 Hyper = dict[str, jax.Array]
 
 
@@ -27,21 +31,35 @@ class Drawn(NamedTuple):
     unsquashed: jax.Array  # [B, A], u_0 at s
     ell: jax.Array | None = None  # [B], of the chains at s; None where they are not weighted
     bonus: jax.Array | None = None  # [B], to the value at (s', a')
+    alike: jax.Array | None = (
+        None  # [N, K, A], actions of which K are drawn at one state; None where none are wanted
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainChains:
-    """Chains of `denoiser`, one for each state; they learn nothing besides their network, and their state is ()."""
+    """Chains of `denoiser`, one for each state; besides their network they learn at most a temperature."""
 
     config: PathConfig
     denoiser: score.Denoiser
 
+    @property
+    def holds_spread(self) -> bool:
+        """Whether tau is tuned to a spread of the policy."""
+        return self.config.temperature == "spread"
+
     def start(self) -> Any:
-        """What is kept between updates."""
-        return ()
+        """What is kept between updates: log(tau / G), where it is learned."""
+        return temperature.start(self.config.inverse_temperature) if self.holds_spread else ()
+
+    def log_temperature(self, state: Any) -> Learned:
+        """log(tau / G), of a state that has it."""
+        return state
 
     def temperature(self, state: Any, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
         """tau `[]` for an action gradient of `gradient_size`."""
+        if self.config.temperature in ("spread", "entropy"):
+            return gradient_size * jnp.exp(self.log_temperature(state).params)  # scales as Q does
         if self.config.temperature == "fixed":
             return 1 / hyper["inverse_temperature"]
         tau = gradient_size / hyper["inverse_temperature"]
@@ -78,11 +96,14 @@ class PlainChains:
         """a' at s' and u_0 at `states` of s, in one pass of the network `params`."""
         size, num_samples = batch.observation.shape[0], self.config.target_samples
         repeated = jnp.repeat(batch.next_observation, num_samples, axis=0)
-        both = jnp.concatenate([repeated, batch.observation])
-        unsquashed = self.sample(state, params, both, key, hyper)
-        candidates, clean = jnp.split(unsquashed, [size * num_samples])
+        again = batch.observation[: PAIRED_STATES if self.holds_spread else 0]
+        all_states = jnp.concatenate([repeated, batch.observation, again])
+        unsquashed = self.sample(state, params, all_states, key, hyper)
+        candidates, clean, second = jnp.split(unsquashed, [size * num_samples, size * (num_samples + 1)])
         action = score.best_of(num_samples, lambda _: jnp.tanh(candidates), value, batch.next_observation)
-        return Drawn(action, clean)
+        if not self.holds_spread:
+            return Drawn(action, clean)
+        return Drawn(action, clean, alike=jnp.tanh(jnp.stack([clean[: again.shape[0]], second], axis=1)))
 
     def target(
         self,
@@ -117,4 +138,6 @@ class PlainChains:
         Args:
           measured: the metrics of `target`.
         """
-        return state, {}
+        if drawn.alike is None:
+            return state, {}
+        return temperature.hold_spread(state, drawn.alike, hyper["target_spread"], hyper[RATE])

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from agents.parts import optimizer
+from agents.parts import measure, optimizer
 from agents.parts.optimizer import Learned
 
 
@@ -19,7 +19,8 @@ def start(inverse_temperature: float) -> Learned:
 def slack(
     entropy: jax.Array, effective_share: jax.Array, least_entropy: jax.Array, least_share: jax.Array
 ) -> jax.Array:
-    """By how much the nearer of two floors is exceeded, `[]`; below zero where one is not kept.
+    """By how much the nearer of two floors is exceeded, `[]`; below zero where one is not kept: a critic may be sharper
+    than the chains can follow.
 
     Args:
       entropy: bound of the policy's entropy per action component, nats.
@@ -28,13 +29,32 @@ def slack(
     return jnp.minimum(entropy - least_entropy, effective_share - least_share)
 
 
-def step(learned: Learned, slack: jax.Array, rate: jax.Array, action_size: int) -> Learned:
-    """One step of Adam: tau falls while both floors are kept, and rises while one is not.
+def spread(actions: jax.Array) -> jax.Array:
+    """Std `[]` of an action component within a state: the root of its variance, mean over components and states.
 
-    As SAC's dual variable on the entropy (Haarnoja et al. 2018, 1812.05905, equation 18) in the log of tau, with the
-    second floor for a critic that is sharper than the chains can follow. tau stops rising at 2 G / sqrt(A), where Q/tau
-    changes by one half per unit of each of the A components: exp(Q/tau) is flat there, and what keeps chains from
-    being effective is not Q.
+    Args:
+      actions: `[N, K, A]`, K independent ones at each of N states.
+    """
+    return jnp.sqrt(actions.var(axis=1).mean() * (actions.shape[1] / (actions.shape[1] - 1)))
+
+
+def step(learned: Learned, slack: jax.Array, rate: jax.Array, action_size: int) -> Learned:
+    """One step of Adam: tau falls while `slack` is above zero (what is held is exceeded), and rises while it is below.
+
+    As SAC's dual variable on the entropy (Haarnoja et al. 2018, 1812.05905, equation 18) in the log of tau. tau stops
+    rising at 2 G / sqrt(A), where Q/tau changes by one half per unit of each of the A components: exp(Q/tau) is flat
+    there, and what makes the policy narrow, or keeps chains from being effective, is not Q. It stops falling at
+    G / (1000 sqrt(A)), where no sampler is as narrow as exp(Q/tau).
     """
     moved = optimizer.step(learned, slack, rate)
-    return moved._replace(params=jnp.minimum(moved.params, math.log(2.0 / math.sqrt(action_size))))
+    root = math.sqrt(action_size)
+    return moved._replace(params=jnp.clip(moved.params, math.log(1e-3 / root), math.log(2.0 / root)))
+
+
+def hold_spread(
+    learned: Learned, actions: jax.Array, target_spread: jax.Array, rate: jax.Array
+) -> tuple[Learned, dict[str, measure.Mean]]:
+    """One step towards a policy whose actions `[N, K, A]` have `target_spread`, and metrics."""
+    found = spread(actions)
+    slack = jnp.log(jnp.maximum(found, 1e-6) / target_spread)
+    return step(learned, slack, rate, actions.shape[-1]), {"score/spread": measure.mean(found)}

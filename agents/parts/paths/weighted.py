@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from agents.parts import measure, score
 from agents.parts.optimizer import Learned
 from agents.parts.paths import backup, chain, fit, temperature, weights
-from agents.parts.paths.options import Fit
+from agents.parts.paths.options import RATE, Fit
 from agents.parts.paths.plain import Drawn, Hyper, PlainChains, Value
 from agents.parts.samplers.steps import Sampler
 from agents.parts.types import Metrics, Transition
@@ -47,10 +47,8 @@ class WeightedChains(PlainChains):
             return chain.gaussian_variance(schedule, state.spread)
         return state.residual
 
-    def temperature(self, state: PathState, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
-        if self.config.temperature != "entropy":
-            return super().temperature(state, gradient_size, hyper)
-        return gradient_size * jnp.exp(state.log_temperature.params)  # scales as Q does
+    def log_temperature(self, state: PathState) -> Learned:
+        return state.log_temperature
 
     def states(self, observation: jax.Array) -> jax.Array:
         """Of observations `[B, O]` the first B/K, each K times."""
@@ -98,7 +96,10 @@ class WeightedChains(PlainChains):
         first = chain.Path(paths.unsquashed[:size], paths.ell[:size])
         values = functools.partial(value, ahead)
         action, bonus = backup.choose(self.config.critic_target, values, first, num_samples, tau, choice_key)
-        return Drawn(action, paths.unsquashed[size:], paths.ell[size:], bonus)
+        clean, alike = paths.unsquashed[size:], None
+        if self.holds_spread:
+            alike = jnp.tanh(clean.reshape(-1, self.config.chains_per_state, clean.shape[-1]))
+        return Drawn(action, clean, paths.ell[size:], bonus, alike)
 
     def target(
         self,
@@ -151,8 +152,11 @@ class WeightedChains(PlainChains):
                 hyper["target_entropy_per_action"],
                 hyper["effective_floor"],
             )
-            learned = temperature.step(learned, slack, hyper["temperature_learning_rate"], spread.shape[0])
-        metrics = {
+            learned = temperature.step(learned, slack, hyper[RATE], spread.shape[0])
+        held: Metrics = {}
+        if drawn.alike is not None:
+            learned, held = temperature.hold_spread(learned, drawn.alike, hyper["target_spread"], hyper[RATE])
+        metrics = held | {
             "path/spread": measure.mean(jnp.sqrt(spread)),
             "path/smallest_residual": measure.mean(jnp.sqrt(residual[0])),
         }

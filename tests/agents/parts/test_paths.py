@@ -157,6 +157,31 @@ def test_the_nearer_floor_counts():
     assert float(temperature.slack(jnp.float32(-0.47), jnp.float32(0.9), *floors)) == pytest.approx(0.03)
 
 
+def test_the_spread_is_the_unbiased_std_within_states():
+    actions = np.random.default_rng(0).uniform(-1, 1, (50, 3, 4))
+    expected = np.sqrt(np.var(actions, axis=1, ddof=1).mean())
+    assert float(temperature.spread(jnp.asarray(actions, jnp.float32))) == pytest.approx(expected, rel=1e-5)
+    # What differs between states is no spread.
+    moved = actions + np.arange(50)[:, None, None]
+    assert float(temperature.spread(jnp.asarray(moved))) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("std", "falls"), [(0.3, True), (0.1, False), (0.0, False)])
+def test_the_temperature_falls_while_the_policy_is_wider_than_asked_for(std: float, falls: bool):
+    actions = jnp.asarray(std * np.array([[[1.0], [-1.0]]] * 4) / np.sqrt(2), jnp.float32)
+    learned = temperature.start(10.0)
+    moved, metrics = temperature.hold_spread(learned, actions, jnp.float32(0.2), jnp.float32(0.01))
+    assert float(metrics["score/spread"].total) == pytest.approx(std, abs=1e-6)
+    assert float(moved.params - learned.params) == pytest.approx(-0.01 if falls else 0.01, rel=1e-3)
+
+
+def test_the_temperature_stops_falling_where_no_sampler_follows():
+    learned = temperature.start(900.0)
+    for _ in range(3):
+        learned = temperature.step(learned, jnp.float32(1.0), jnp.float32(5.0), 16)
+        assert float(learned.params) == pytest.approx(np.log(1e-3 / 4))
+
+
 # ---- Backup -------------------------------------------------------------------------------------------------------
 
 

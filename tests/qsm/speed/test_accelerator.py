@@ -24,8 +24,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_training_is_a_line_that_train_understands(tmp_path: Path, small: bool) -> None:
     made = steps(tmp_path, tmp_path / "runs", Options(small=small))
     assert sum(step.share for step in made) == pytest.approx(1.0)
-    trainings = made[1].commands | made[2].commands
-    assert set(trainings) == {"sac", "qsm-clean", "qsm", "diffusion-ql", "again"}
+    trainings = made[2].commands | made[3].commands
+    assert set(trainings) == {"sac", "qsm-clean", "spread", "qsm", "diffusion-ql", "again"}
     for command in trainings.values():
         assert command[1:4] == ["-m", "qsm", "train"]
         agent = command[4]
