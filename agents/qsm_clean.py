@@ -23,7 +23,7 @@ with epy.lazy_imports():  # the command line reads the options below without loa
     import jax.numpy as jnp
 
     from agents.parts import boltzmann, critic, measure, noise, optimizer, score
-    from agents.parts.paths import plain, weighted
+    from agents.parts.paths import kinds, plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,7 @@ class CleanQSM(DiffusionBase):
     @property
     def chains(self) -> plain.PlainChains:
         """How chains are drawn and what they weigh."""
-        kind = weighted.WeightedChains if self.config.target == "weighted" else plain.PlainChains
-        return kind(self.config, self.denoiser)
+        return kinds.chains_of(self.config, self.denoiser)
 
     def init(self, key: jax.Array) -> State:
         score_key, critic_key = jax.random.split(key)

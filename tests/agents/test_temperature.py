@@ -155,7 +155,7 @@ def test_learned_policies_have_the_same_spread_per_component(action_size: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("action_size", [1, 6, 21])
-@pytest.mark.parametrize("target", ["clean", "weighted"])
+@pytest.mark.parametrize("target", ["fitted", "weighted"])
 def test_learned_policies_have_the_spread_that_is_asked_for(target: str, action_size: int):
     found = tuned(action_size, 1.0, 3000, OF_SPREAD | {"target": target})
     assert found["std"] == pytest.approx(0.2, rel=0.1)

@@ -44,7 +44,9 @@ def test_chains_must_divide_the_batch():
 
 @pytest.mark.parametrize(("option", "value"), [("temperature", "entropy"), ("critic_target", "soft")])
 def test_what_needs_weights_is_refused_without_them(option: str, value: str):
-    with pytest.raises(ValueError, match=f"{option} is '{value}'; with target 'clean' it must be"):
+    with pytest.raises(
+        ValueError, match=f"{option} is '{value}', which needs target 'weighted'; target is 'clean'"
+    ):
         small_agent("qsm-clean", **{option: value})
 
 

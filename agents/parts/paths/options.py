@@ -17,8 +17,15 @@ PATH_FLOATS = (
     "effective_floor",
     RATE,
 )
+READ_BY: dict[str, tuple[str, ...]] = {
+    "clean": (),
+    "fitted": ("fit_rate", "drift_limit"),
+    "weighted": PATH_FLOATS,
+}
+"""What each target reads, whatever the temperature."""
 
 WEIGHTED = one_of("target", "weighted")
+NOT_CLEAN = one_of("target", "fitted", "weighted")
 OF_ENTROPY = WEIGHTED & one_of("temperature", "entropy")
 OF_SPREAD = one_of("temperature", "spread")
 ANCESTRAL = one_of("acting_sampler", "ancestral")
@@ -33,9 +40,9 @@ class PathConfig(DiffusionConfig):
     root of the number of action components; with temperature=fixed 1 / tau."""
     sample_clip: float = 3.0
     """Bound of the clean action, before its tanh, that the sampler may imply at any step."""
-    target: Literal["clean", "weighted"] = "clean"
-    """Score target: of drawn actions as they come, or weighted by their chains. All options below need weighted, but
-    for the temperature and its learning rate."""
+    target: Literal["clean", "fitted", "weighted"] = "clean"
+    """Score target: of drawn actions as they come; with variances that are fitted to the policy, for temperatures
+    however low; or with those and actions weighted by their chains."""
     chains_per_state: int = 8
     """Chains drawn at each of batch_size / chains_per_state states, among which weights are normalised."""
     tempering_share: float = 0.333
@@ -46,6 +53,9 @@ class PathConfig(DiffusionConfig):
     """What sets the mixture of both noise predictions in the score target; with unit it is that of clean."""
     fit_rate: float = 0.01
     """Rate of the running means of spread and errors, per update."""
+    drift_limit: float = 2.0
+    """Largest step of target fitted from the policy towards exp(Q/tau), in std of what a noised action leaves open:
+    beyond it, tau is raised for that update."""
     act_with_chain: bool = True
     """Act with the chain that is trained on, fitted variances and a last step with noise, not the plain sampler, unless
     acting_sampler or acting_steps ask for another."""
@@ -70,6 +80,7 @@ class PathConfig(DiffusionConfig):
         "chains_per_state": (2, 4096),
         "tempering_share": (0, 1),
         "fit_rate": (0, 1),
+        "drift_limit": (0.1, INFINITY),
         "target_spread": (0.001, 1),
         "target_entropy_per_action": (-INFINITY, INFINITY),
         "effective_floor": (0, 1),
@@ -82,10 +93,11 @@ class PathConfig(DiffusionConfig):
         | (ANCESTRAL & FEWER_LEVELS),
         "chains_per_state": WEIGHTED,
         "tempering_share": WEIGHTED,
-        "step_fit": WEIGHTED,
-        "target_fit": WEIGHTED,
-        "fit_rate": WEIGHTED,
-        "act_with_chain": WEIGHTED & ANCESTRAL & ALL_LEVELS,
+        "step_fit": NOT_CLEAN,
+        "target_fit": NOT_CLEAN,
+        "fit_rate": NOT_CLEAN,
+        "drift_limit": one_of("target", "fitted"),
+        "act_with_chain": NOT_CLEAN & ANCESTRAL & ALL_LEVELS,
         "target_spread": OF_SPREAD,
         "target_entropy_per_action": OF_ENTROPY,
         "effective_floor": OF_ENTROPY,
@@ -101,18 +113,22 @@ class PathConfig(DiffusionConfig):
                 )
             check_chains(self)
             return
-        if self.temperature == "entropy":
+        for option, value in (("temperature", "entropy"), ("critic_target", None)):
+            given = getattr(self, option)
+            if given == value or (value is None and given != "plain"):
+                raise ValueError(
+                    f"{option} is {given!r}, which needs target 'weighted'; target is {self.target!r}"
+                )
+        if self.target == "fitted" and "spread" in (self.step_fit, self.target_fit):
             raise ValueError(
-                "temperature is 'entropy'; with target 'clean' it must be gradient, component, fixed or spread"
+                "step_fit or target_fit is 'spread', which needs target 'weighted'; target is 'fitted'"
             )
-        if self.critic_target != "plain":
-            raise ValueError(f"critic_target is {self.critic_target!r}; with target 'clean' it must be plain")
 
     @property
     def constants(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What nothing reads is no hyperparameter: a checkpoint from before there was such an option is read."""
-        of_spread = self.temperature == "spread"
-        unread = () if of_spread else ("target_spread",)
-        if self.target != "weighted":
-            unread += tuple(name for name in PATH_FLOATS if not (of_spread and name == RATE))
-        return (*DiffusionConfig.constants, *unread)
+        read = READ_BY[self.target]
+        if self.temperature == "spread":
+            read += ("target_spread", RATE)
+        known = (*PATH_FLOATS, "drift_limit", "target_spread")
+        return (*DiffusionConfig.constants, *(name for name in known if name not in read))

@@ -83,6 +83,12 @@ class PlainChains:
         """u_0 `[B, A]` to act with; where there is a `sampler`, by it."""
         return self.denoiser.sample(params, observation, key, sampler, clip_clean=hyper["sample_clip"])
 
+    def sample_to_learn(
+        self, state: Any, params: Any, observation: jax.Array, key: jax.Array, hyper: Hyper
+    ) -> jax.Array:
+        """u_0 `[B, A]` for an update."""
+        return self.sample(state, params, observation, key, hyper)
+
     def draw(
         self,
         state: Any,
@@ -98,7 +104,7 @@ class PlainChains:
         repeated = jnp.repeat(batch.next_observation, num_samples, axis=0)
         again = batch.observation[: PAIRED_STATES if self.holds_spread else 0]
         all_states = jnp.concatenate([repeated, batch.observation, again])
-        unsquashed = self.sample(state, params, all_states, key, hyper)
+        unsquashed = self.sample_to_learn(state, params, all_states, key, hyper)
         candidates, clean, second = jnp.split(unsquashed, [size * num_samples, size * (num_samples + 1)])
         action = score.best_of(num_samples, lambda _: jnp.tanh(candidates), value, batch.next_observation)
         if not self.holds_spread:

@@ -4,78 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from agents.parts import measure, score
-from agents.parts.optimizer import Learned
 from agents.parts.paths import backup, chain, fit, temperature, weights
+from agents.parts.paths.fitted import FittedChains, PathState
 from agents.parts.paths.options import RATE, Fit
-from agents.parts.paths.plain import Drawn, Hyper, PlainChains, Value
-from agents.parts.samplers.steps import Sampler
+from agents.parts.paths.plain import Drawn, Hyper, Value
 from agents.parts.types import Metrics, Transition
 
 
-class PathState(NamedTuple):
-    """What is learned of chains besides their score network."""
-
-    spread: jax.Array  # [A], running variance of u_0 within a state
-    residual: (
-        jax.Array
-    )  # [T, A], running squared error of the clean action that the network implies, by level
-    log_temperature: Learned  # of tau / G; only a tuned temperature reads it
-
-
 @dataclasses.dataclass(frozen=True)
-class WeightedChains(PlainChains):
+class WeightedChains(FittedChains):
     """Chains of `denoiser`, `config.chains_per_state` for each of fewer states; those of one state stand together."""
 
     def start(self) -> PathState:
-        """As for a policy of unit spread: variances beta_t, and the clean target's mixture."""
-        action_size = self.denoiser.network.action_size
-        residual = chain.unit_variance(self.denoiser.schedule, action_size)
-        return PathState(jnp.ones(action_size), residual, temperature.start(self.config.inverse_temperature))
+        return super().start()._replace(spread=jnp.ones(self.denoiser.network.action_size))
 
     def clean_variance(self, state: PathState, fitted: Fit) -> jax.Array:
-        """Variance `[T, A]` of u_0 about the clean action implied at u_t."""
-        schedule = self.denoiser.schedule
-        if fitted == "unit":
-            return chain.unit_variance(schedule, state.spread.shape[0])
         if fitted == "spread":
-            return chain.gaussian_variance(schedule, state.spread)
-        return state.residual
-
-    def log_temperature(self, state: PathState) -> Learned:
-        return state.log_temperature
+            return chain.gaussian_variance(self.denoiser.schedule, state.spread)
+        return super().clean_variance(state, fitted)
 
     def states(self, observation: jax.Array) -> jax.Array:
         """Of observations `[B, O]` the first B/K, each K times."""
         num_chains = self.config.chains_per_state
         return jnp.repeat(observation[: observation.shape[0] // num_chains], num_chains, axis=0)
-
-    def paths(
-        self, state: PathState, params: Any, observation: jax.Array, key: jax.Array, hyper: Hyper
-    ) -> chain.Path:
-        """One chain for each of observations `[B, O]`."""
-        schedule = self.denoiser.schedule
-        variance = chain.step_variance(schedule, self.clean_variance(state, self.config.step_fit))
-        predict = self.denoiser.predictor(params, observation)
-        return chain.draw(schedule, predict, key, observation.shape[0], variance, hyper["sample_clip"])
-
-    def sample(
-        self,
-        state: PathState,
-        params: Any,
-        observation: jax.Array,
-        key: jax.Array,
-        hyper: Hyper,
-        sampler: Sampler | None = None,
-    ) -> jax.Array:
-        if sampler is not None or not self.config.act_with_chain:
-            return super().sample(state, params, observation, key, hyper, sampler)
-        return self.paths(state, params, observation, key, hyper).unsquashed
 
     def draw(
         self,
@@ -110,11 +67,7 @@ class WeightedChains(PlainChains):
         log_density: jax.Array,
         hyper: Hyper,
     ) -> tuple[score.ScoreTarget, Metrics]:
-        share = None
-        if self.config.target_fit != "unit":
-            variance = self.clean_variance(state, self.config.target_fit)
-            share = fit.noise_share(self.denoiser.schedule, variance)[noised.level - 1]
-        target = score.mixed_target(self.denoiser.schedule, noised, gradient, share)
+        target = self.mixed(state, noised, gradient)
         if ell is None:
             return target, {}
         ell = ell.reshape(-1, self.config.chains_per_state)
@@ -138,12 +91,8 @@ class WeightedChains(PlainChains):
         measured: Metrics,
         hyper: Hyper,
     ) -> tuple[PathState, Metrics]:
-        schedule, rate = self.denoiser.schedule, hyper["fit_rate"]
         spread = fit.spread(drawn.unsquashed, self.config.chains_per_state)
-        predicted = self.denoiser.apply(params, observation, target.noised, target.level)
-        clean = fit.implied_clean(schedule, target.noised, target.level, predicted, hyper["sample_clip"])
-        error = drawn.unsquashed - clean
-        residual = fit.follow_residual(state.residual, error, target.level, target.weight, rate)
+        residual = self.follow_residual(state, params, observation, drawn, target, hyper)
         learned = state.log_temperature
         if self.config.temperature == "entropy":
             slack = temperature.slack(
@@ -153,11 +102,9 @@ class WeightedChains(PlainChains):
                 hyper["effective_floor"],
             )
             learned = temperature.step(learned, slack, hyper[RATE], spread.shape[0])
-        held: Metrics = {}
-        if drawn.alike is not None:
-            learned, held = temperature.hold_spread(learned, drawn.alike, hyper["target_spread"], hyper[RATE])
+        learned, held = self.hold_spread(learned, drawn, hyper)
         metrics = held | {
             "path/spread": measure.mean(jnp.sqrt(spread)),
             "path/smallest_residual": measure.mean(jnp.sqrt(residual[0])),
         }
-        return PathState(fit.follow(state.spread, spread, rate), residual, learned), metrics
+        return PathState(fit.follow(state.spread, spread, hyper["fit_rate"]), residual, learned), metrics
