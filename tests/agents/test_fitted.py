@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import agents
-from agents.parts import critic, optimizer
+from agents.parts import critic, measure, optimizer
 from agents.parts.paths.options import PATH_FLOATS
 from agents.parts.types import Transition
 from tests.agents.analytic import LONG_RUN, initial, small_agent, small_batch, with_hyperparameters, with_part
@@ -36,8 +36,14 @@ def test_its_hyperparameters_are_those_that_it_reads():
     assert set(weighted) - set(bare) == {*PATH_FLOATS, "target_spread"}
 
 
-@pytest.mark.parametrize("temperature", ["gradient", "spread"])
-@pytest.mark.parametrize("target", ["clean", "fitted"])
+def test_a_spread_is_not_held_by_a_target_that_overshoots():
+    with pytest.raises(ValueError, match="needs target 'fitted' or 'weighted'; target is 'clean'"):
+        small_agent("qsm-clean", temperature="spread")
+
+
+@pytest.mark.parametrize(
+    ("target", "temperature"), [("clean", "gradient"), ("fitted", "gradient"), ("fitted", "spread")]
+)
 def test_second_actions_are_drawn_at_the_same_states(target: str, temperature: str):
     agent = small_agent("qsm-clean", target=target, temperature=temperature)
     state = initial(agent)._replace(average=initial(agent, seed=9).score.params)
@@ -99,6 +105,34 @@ def test_a_drift_beyond_its_limit_is_that_of_a_higher_temperature():
     np.testing.assert_allclose(base, expected, rtol=1e-3, atol=2e-3)
 
 
+def of_drift(drift: float) -> dict[str, Any]:
+    return {"score/drift": measure.mean(jnp.float32(drift))}
+
+
+@pytest.mark.parametrize(
+    ("std", "drift", "falls"), [(0.3, 1.9, True), (0.3, 2.1, False), (0.1, 1.9, False), (0.1, 2.1, False)]
+)
+def test_a_tuned_temperature_falls_only_while_the_policy_follows(std: float, drift: float, falls: bool):
+    agent = fitted_agent(temperature="spread")
+    state, batch = initial(agent), small_batch(0)
+    drawn = agent.draw(state, batch, jax.random.key(0))
+    pairs = jnp.tile(jnp.array([[[std], [-std]]]) / jnp.sqrt(2.0), (8, 1, 2))
+    noised = agent.denoiser.add_noise(drawn.unsquashed, jax.random.key(0))
+    target = agent.chains.mixed(state.paths, noised, jnp.zeros((8, 2)))
+    paths, metrics = agent.chains.follow(
+        state.paths,
+        state.average,
+        batch.observation,
+        drawn._replace(alike=pairs),
+        target,
+        of_drift(drift),
+        state.hyperparameters,
+    )
+    assert float(metrics["score/spread"].total) == pytest.approx(std, rel=1e-5)
+    moved = float(paths.log_temperature.params - state.paths.log_temperature.params)
+    assert moved == pytest.approx(-3e-4 if falls else 3e-4, rel=1e-2)
+
+
 def test_residuals_follow_what_the_network_leaves_open():
     agent = fitted_agent(fit_rate=1.0)
     state = initial(agent)
@@ -108,7 +142,7 @@ def test_residuals_follow_what_the_network_leaves_open():
     target = agent.chains.mixed(state.paths, noised, jnp.zeros_like(unsquashed))
     drawn = agent.draw(state, small_batch(0), jax.random.key(1))._replace(unsquashed=unsquashed)
     paths, metrics = agent.chains.follow(
-        state.paths, state.average, observation, drawn, target, {}, state.hyperparameters
+        state.paths, state.average, observation, drawn, target, of_drift(1.0), state.hyperparameters
     )
     assert metrics == {}
     predicted = agent.denoiser.apply(state.average, observation, target.noised, target.level)

@@ -65,7 +65,9 @@ def held_spread(action_size: int, scale: float) -> float:
     def step(learned: Any, index: jax.Array) -> tuple[Any, jax.Array]:
         std = jnp.sqrt(size * jnp.exp(learned.params) / scale)
         pairs = std * jax.random.normal(jax.random.fold_in(jax.random.key(0), index), (32, 2, action_size))
-        moved, _ = temperature.hold_spread(learned, pairs, jnp.float32(0.15), jnp.float32(0.02))
+        moved, _ = temperature.hold_spread(
+            learned, pairs, jnp.float32(0.15), jnp.float32(0.02), jnp.float32(1.0)
+        )
         return moved, std
 
     start = temperature.start(action_size**0.5)

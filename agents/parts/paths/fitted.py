@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from agents.parts import measure, score
 from agents.parts.optimizer import Learned
 from agents.parts.paths import chain, fit, temperature
-from agents.parts.paths.options import RATE, Fit
+from agents.parts.paths.options import RATE, TUNED, Fit
 from agents.parts.paths.plain import Drawn, Hyper, PlainChains
 from agents.parts.samplers.steps import Sampler
 from agents.parts.types import Metrics
@@ -43,8 +43,10 @@ class FittedChains(PlainChains):
         residual = chain.unit_variance(self.denoiser.schedule, self.denoiser.network.action_size)
         return PathState((), residual, temperature.start(self.config.inverse_temperature))
 
-    def log_temperature(self, state: PathState) -> Learned:
-        return state.log_temperature
+    def temperature(self, state: PathState, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
+        if self.config.temperature not in TUNED:
+            return super().temperature(state, gradient_size, hyper)
+        return gradient_size * jnp.exp(state.log_temperature.params)  # scales as Q does
 
     def clean_variance(self, state: PathState, fitted: Fit) -> jax.Array:
         """Variance `[T, A]` of u_0 about the clean action implied at u_t."""
@@ -120,11 +122,17 @@ class FittedChains(PlainChains):
         error = drawn.unsquashed - clean
         return fit.follow_residual(state.residual, error, target.level, target.weight, hyper["fit_rate"])
 
-    def hold_spread(self, learned: Learned, drawn: Drawn, hyper: Hyper) -> tuple[Learned, Metrics]:
-        """The temperature after an update where it is tuned to a spread, as it was where it is not; and metrics."""
+    def hold_spread(
+        self, learned: Learned, drawn: Drawn, room: jax.Array, hyper: Hyper
+    ) -> tuple[Learned, Metrics]:
+        """The temperature after an update, as it was where it is not tuned to a spread; and metrics.
+
+        Args:
+          room: `[]`, above zero while the policy follows so low a temperature.
+        """
         if drawn.alike is None:
             return learned, {}
-        return temperature.hold_spread(learned, drawn.alike, hyper["target_spread"], hyper[RATE])
+        return temperature.hold_spread(learned, drawn.alike, hyper["target_spread"], hyper[RATE], room)
 
     def follow(
         self,
@@ -137,5 +145,7 @@ class FittedChains(PlainChains):
         hyper: Hyper,
     ) -> tuple[PathState, Metrics]:
         residual = self.follow_residual(state, params, observation, drawn, target, hyper)
-        learned, metrics = self.hold_spread(state.log_temperature, drawn, hyper)
+        # No colder than the policy follows: there tau is raised already.
+        room = jnp.log(hyper["drift_limit"] / jnp.maximum(measured["score/drift"].total, 1e-8))
+        learned, metrics = self.hold_spread(state.log_temperature, drawn, room, hyper)
         return state._replace(residual=residual, log_temperature=learned), metrics

@@ -23,6 +23,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "weighted": PATH_FLOATS,
 }
 """What each target reads, whatever the temperature."""
+TUNED = ("spread", "entropy")
+"""Temperatures that are learned."""
 
 WEIGHTED = one_of("target", "weighted")
 NOT_CLEAN = one_of("target", "fitted", "weighted")
@@ -62,7 +64,8 @@ class PathConfig(DiffusionConfig):
     temperature: Literal["gradient", "component", "fixed", "spread", "entropy"] = "gradient"
     """Hold tau to the length of the action gradient, or to its size per action component, so that inverse_temperature
     means the same in 1 and in 38 of them; or leave it as given, whatever the gradient (fixed: for normalized rewards);
-    or tune it, beginning as with gradient, to a spread or an entropy of the policy (entropy: needs weighted)."""
+    or tune it, beginning as with gradient, to a spread or an entropy of the policy (spread: not with target clean;
+    entropy: with weighted)."""
     target_spread: float = 0.2
     """Std of an action component within a state that a tuned temperature holds the policy to (uniform: 0.58)."""
     target_entropy_per_action: float = -0.5
@@ -100,7 +103,7 @@ class PathConfig(DiffusionConfig):
         "act_with_chain": NOT_CLEAN & ANCESTRAL & ALL_LEVELS,
         "target_spread": OF_SPREAD,
         "target_entropy_per_action": OF_ENTROPY,
-        "effective_floor": OF_ENTROPY,
+        "effective_floor": OF_ENTROPY | (WEIGHTED & OF_SPREAD),
         "temperature_learning_rate": OF_ENTROPY | OF_SPREAD,
     }
 
@@ -113,12 +116,19 @@ class PathConfig(DiffusionConfig):
                 )
             check_chains(self)
             return
-        for option, value in (("temperature", "entropy"), ("critic_target", None)):
-            given = getattr(self, option)
-            if given == value or (value is None and given != "plain"):
-                raise ValueError(
-                    f"{option} is {given!r}, which needs target 'weighted'; target is {self.target!r}"
-                )
+        needs_weights = {
+            "temperature": self.temperature == "entropy",
+            "critic_target": self.critic_target != "plain",
+        }
+        for option in (name for name, needs in needs_weights.items() if needs):
+            raise ValueError(
+                f"{option} is {getattr(self, option)!r}, which needs target 'weighted'; target is {self.target!r}"
+            )
+        if self.target == "clean" and self.temperature == "spread":
+            # Where the policy overshoots it is wide, however low the temperature is.
+            raise ValueError(
+                "temperature is 'spread', which needs target 'fitted' or 'weighted'; target is 'clean'"
+            )
         if self.target == "fitted" and "spread" in (self.step_fit, self.target_fit):
             raise ValueError(
                 "step_fit or target_fit is 'spread', which needs target 'weighted'; target is 'fitted'"

@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.parts import score
-from agents.parts.optimizer import Learned
-from agents.parts.paths import temperature
-from agents.parts.paths.options import RATE, PathConfig
+from agents.parts.paths.options import PathConfig
 from agents.parts.samplers.steps import Sampler
 from agents.parts.types import Metrics, Transition
 
@@ -38,7 +36,7 @@ class Drawn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PlainChains:
-    """Chains of `denoiser`, one for each state; besides their network they learn at most a temperature."""
+    """Chains of `denoiser`, one for each state; they learn nothing besides their network, and their state is ()."""
 
     config: PathConfig
     denoiser: score.Denoiser
@@ -49,17 +47,11 @@ class PlainChains:
         return self.config.temperature == "spread"
 
     def start(self) -> Any:
-        """What is kept between updates: log(tau / G), where it is learned."""
-        return temperature.start(self.config.inverse_temperature) if self.holds_spread else ()
-
-    def log_temperature(self, state: Any) -> Learned:
-        """log(tau / G), of a state that has it."""
-        return state
+        """What is kept between updates."""
+        return ()
 
     def temperature(self, state: Any, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
         """tau `[]` for an action gradient of `gradient_size`."""
-        if self.config.temperature in ("spread", "entropy"):
-            return gradient_size * jnp.exp(self.log_temperature(state).params)  # scales as Q does
         if self.config.temperature == "fixed":
             return 1 / hyper["inverse_temperature"]
         tau = gradient_size / hyper["inverse_temperature"]
@@ -144,6 +136,4 @@ class PlainChains:
         Args:
           measured: the metrics of `target`.
         """
-        if drawn.alike is None:
-            return state, {}
-        return temperature.hold_spread(state, drawn.alike, hyper["target_spread"], hyper[RATE])
+        return state, {}

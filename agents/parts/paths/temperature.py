@@ -52,9 +52,18 @@ def step(learned: Learned, slack: jax.Array, rate: jax.Array, action_size: int) 
 
 
 def hold_spread(
-    learned: Learned, actions: jax.Array, target_spread: jax.Array, rate: jax.Array
+    learned: Learned,
+    actions: jax.Array,
+    target_spread: jax.Array,
+    rate: jax.Array,
+    room: jax.Array,
 ) -> tuple[Learned, dict[str, measure.Mean]]:
-    """One step towards a policy whose actions `[N, K, A]` have `target_spread`, and metrics."""
+    """One step towards a policy whose actions `[N, K, A]` have `target_spread`, and metrics.
+
+    Args:
+      room: `[]`, a second slack: where it is the smaller one, tau follows it. A critic may be so rough that no tau
+        makes its policy as narrow as asked for; then tau would fall for ever.
+    """
     found = spread(actions)
-    slack = jnp.log(jnp.maximum(found, 1e-6) / target_spread)
+    slack = jnp.minimum(jnp.log(jnp.maximum(found, 1e-6) / target_spread), room)
     return step(learned, slack, rate, actions.shape[-1]), {"score/spread": measure.mean(found)}

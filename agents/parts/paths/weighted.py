@@ -102,7 +102,8 @@ class WeightedChains(FittedChains):
                 hyper["effective_floor"],
             )
             learned = temperature.step(learned, slack, hyper[RATE], spread.shape[0])
-        learned, held = self.hold_spread(learned, drawn, hyper)
+        room = measured["path/effective_share"].total - hyper["effective_floor"]
+        learned, held = self.hold_spread(learned, drawn, room, hyper)
         metrics = held | {
             "path/spread": measure.mean(jnp.sqrt(spread)),
             "path/smallest_residual": measure.mean(jnp.sqrt(residual[0])),

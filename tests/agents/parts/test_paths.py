@@ -166,11 +166,15 @@ def test_the_spread_is_the_unbiased_std_within_states():
     assert float(temperature.spread(jnp.asarray(moved))) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("std", "falls"), [(0.3, True), (0.1, False), (0.0, False)])
-def test_the_temperature_falls_while_the_policy_is_wider_than_asked_for(std: float, falls: bool):
+@pytest.mark.parametrize(
+    ("std", "room", "falls"), [(0.3, 9.0, True), (0.1, 9.0, False), (0.0, 9.0, False), (0.3, -0.1, False)]
+)
+def test_the_temperature_falls_while_the_policy_is_too_wide_and_follows(std: float, room: float, falls: bool):
     actions = jnp.asarray(std * np.array([[[1.0], [-1.0]]] * 4) / np.sqrt(2), jnp.float32)
     learned = temperature.start(10.0)
-    moved, metrics = temperature.hold_spread(learned, actions, jnp.float32(0.2), jnp.float32(0.01))
+    moved, metrics = temperature.hold_spread(
+        learned, actions, jnp.float32(0.2), jnp.float32(0.01), jnp.float32(room)
+    )
     assert float(metrics["score/spread"].total) == pytest.approx(std, abs=1e-6)
     assert float(moved.params - learned.params) == pytest.approx(-0.01 if falls else 0.01, rel=1e-3)
 
