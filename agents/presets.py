@@ -32,14 +32,14 @@ PRESETS: dict[PresetName, Preset] = {
     "strong": Preset(
         "one setting for all agents and tasks: plain critics with LayerNorm that learn distributions",
         {**_DISTRIBUTION, "critic_layer_norm": True, "normalize_observations": True},
-        # Actions of a diffusion policy are noisy, where those of SAC and TD3 are its mean: the best of a few. A
-        # temperature for tasks of 1 to 38 action components, lower than what is enough to explore with one; and
-        # published QSM's scale in sizes of the gradient, which normalised rewards make small.
+        # Actions of a diffusion policy are noisy, where those of SAC and TD3 are its mean: the best of a few. A target
+        # that stays off the bounds and a temperature that tunes itself, for critics young and old and for tasks of 1 to
+        # 38 action components; and published QSM's scale in sizes of the gradient, which normalised rewards make small.
         {
             "diffusion": {
                 "eval_samples": 8,
-                "temperature": "component",
-                "inverse_temperature": 12.0,
+                "target": "fitted",
+                "temperature": "spread",
                 "relative_scale": True,
                 "score_scale": 1.0,
             }
