@@ -238,12 +238,12 @@ def told(name: str, **options: Any) -> list[str]:
 def test_what_has_no_effect_is_told_with_its_condition_and_what_to_do() -> None:
     assert told("qsm-clean", chains_per_state=16, act_with_chain=False, discount=0.9) == [
         "--chains-per-state 16 has no effect: read only where --target is weighted; change that, or leave it out",
-        "--no-act-with-chain has no effect: read only where --target is weighted and --acting-sampler is ancestral and "
-        "--acting-steps is 0 or --denoising-steps; change that, or leave it out",
+        "--no-act-with-chain has no effect: read only where --target is fitted or weighted and --acting-sampler is "
+        "ancestral and --acting-steps is 0 or --denoising-steps; change that, or leave it out",
     ]
     assert told("qsm-clean", step_fit="unit", fit_rate=0.5) == [
-        "--step-fit unit and --fit-rate 0.5 have no effect: read only where --target is weighted; change that, or "
-        "leave them out"
+        "--step-fit unit and --fit-rate 0.5 have no effect: read only where --target is fitted or weighted; change "
+        "that, or leave them out"
     ]
     assert told("langevin", actor_torso="simba") == [
         "--actor-torso simba has no effect: its actions come from the critics, without an actor network; leave it out"

@@ -29,7 +29,7 @@ TUNED = ("spread", "entropy")
 WEIGHTED = one_of("target", "weighted")
 NOT_CLEAN = one_of("target", "fitted", "weighted")
 OF_ENTROPY = WEIGHTED & one_of("temperature", "entropy")
-OF_SPREAD = one_of("temperature", "spread")
+OF_SPREAD = NOT_CLEAN & one_of("temperature", "spread")
 ANCESTRAL = one_of("acting_sampler", "ancestral")
 
 
