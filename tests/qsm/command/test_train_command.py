@@ -82,6 +82,16 @@ def test_a_sweep_of_a_preset_is_labelled_by_both(qsm, trained):
     assert labels == ["qsm@strong,score_scale=1", "qsm@strong,score_scale=50"]
 
 
+def test_several_swept_options_are_every_combination(qsm, trained):
+    assert qsm(*TRAIN, "--num-seeds", "2", "--sweep", "score_scale=1,50 --action-noise=0,0.1")[0] == 0
+    runs = trained[0][2]
+    assert [
+        (run.agent_config.score_scale, run.agent_config.action_noise, run.config.seed) for run in runs
+    ] == [(scale, noise, seed) for scale in (1, 50) for noise in (0, 0.1) for seed in (0, 1)]
+    assert runs[3].path == Path("runs/dm_control/cheetah-run/qsm@score_scale=1,action_noise=0.1/seed_1")
+    assert runs[3].label == "score_scale=1,action_noise=0.1 seed 1"
+
+
 def test_an_unknown_preset_is_told_in_one_line(qsm, trained):
     status, out, err = qsm(*TRAIN, "--preset", "stron")
     assert (status, out) == (2, "") and err.count("\n") == 1
