@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "critic_head": "hl_gauss",
         "num_atoms": 11,
     },
-    "qsm-clean+fitted": {"target": "fitted", "temperature": "spread"},
+    "qsm-clean+fitted": {"target": "fitted"},
     "qsm+steps": {"acting_sampler": "dpm++", "acting_steps": 2},
     "diffusion-pg+steps": {"acting_sampler": "ddim", "acting_steps": 2, "ddim_eta": 0.5},
     "td3+batches": {

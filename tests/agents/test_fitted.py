@@ -112,11 +112,20 @@ def of_drift(drift: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("std", "drift", "falls"), [(0.3, 1.9, True), (0.3, 2.1, False), (0.1, 1.9, False), (0.1, 2.1, False)]
+    ("std", "drift", "asked", "falls"),
+    [
+        (0.3, 1.9, 0.2, True),
+        (0.3, 2.1, 0.2, False),
+        (0.1, 1.9, 0.2, False),
+        (0.1, 2.1, 0.2, False),
+        (0.3, 1.9, 0.4, False),
+    ],
 )
-def test_a_tuned_temperature_falls_only_while_the_policy_follows(std: float, drift: float, falls: bool):
+def test_a_tuned_temperature_falls_only_while_the_policy_follows(
+    std: float, drift: float, asked: float, falls: bool
+):
     agent = fitted_agent(temperature="spread")
-    state, batch = initial(agent), small_batch(0)
+    state, batch = with_hyperparameters(initial(agent), target_spread=asked), small_batch(0)
     drawn = agent.draw(state, batch, jax.random.key(0))
     pairs = jnp.tile(jnp.array([[[std], [-std]]]) / jnp.sqrt(2.0), (8, 1, 2))
     noised = agent.denoiser.add_noise(drawn.unsquashed, jax.random.key(0))

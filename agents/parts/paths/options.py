@@ -142,3 +142,8 @@ class PathConfig(DiffusionConfig):
             read += ("target_spread", RATE)
         known = (*PATH_FLOATS, "drift_limit", "target_spread")
         return (*DiffusionConfig.constants, *(name for name in known if name not in read))
+
+    @property
+    def initial(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A tuned temperature begins at inverse_temperature, and is what is learned from then on."""
+        return ("inverse_temperature",) if self.temperature in TUNED else ()
