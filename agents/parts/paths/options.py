@@ -116,13 +116,13 @@ class PathConfig(DiffusionConfig):
                 )
             check_chains(self)
             return
-        needs_weights = {
-            "temperature": self.temperature == "entropy",
-            "critic_target": self.critic_target != "plain",
-        }
-        for option in (name for name, needs in needs_weights.items() if needs):
+        if self.temperature == "entropy":
             raise ValueError(
-                f"{option} is {getattr(self, option)!r}, which needs target 'weighted'; target is {self.target!r}"
+                f"temperature is 'entropy', which needs target 'weighted'; target is {self.target!r}"
+            )
+        if self.critic_target != "plain":
+            raise ValueError(
+                f"critic_target is {self.critic_target!r}, which needs target 'weighted'; target is {self.target!r}"
             )
         if self.target == "clean" and self.temperature == "spread":
             # Where the policy overshoots it is wide, however low the temperature is.

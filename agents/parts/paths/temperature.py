@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from agents.parts import measure, optimizer
 from agents.parts.optimizer import Learned
+from agents.parts.paths import fit
 
 
 def start(inverse_temperature: float) -> Learned:
@@ -35,7 +36,7 @@ def spread(actions: jax.Array) -> jax.Array:
     Args:
       actions: `[N, K, A]`, K independent ones at each of N states.
     """
-    return jnp.sqrt(actions.var(axis=1).mean() * (actions.shape[1] / (actions.shape[1] - 1)))
+    return jnp.sqrt(fit.spread(actions.reshape(-1, actions.shape[-1]), actions.shape[1]).mean())
 
 
 def step(learned: Learned, slack: jax.Array, rate: jax.Array, action_size: int) -> Learned:
