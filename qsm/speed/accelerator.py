@@ -43,26 +43,33 @@ COMMAND_BUFFERS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION
 """What may be launched as one CUDA graph: by default all but the last, a loop."""
 QUICK = "xla_gpu_autotune_level=0+xla_gpu_enable_triton_gemm=false"
 """Nothing is tried out while compiling, and the matrix products are the library's."""
+
+
+class Training(NamedTuple):
+    """Runs of one program."""
+
+    agent: str
+    seeds: int
+    options: tuple[str, ...] = ()
+
+
 # Side by side, for most of a start is tracing and compiling, which the host's cores do.
 TRAININGS = {
-    "sac": ["sac", "--num-seeds", "8"],
-    "qsm-clean": [
-        *("qsm-clean", "--num-seeds", "4", "--temperature", "fixed"),
-        *("--sweep", "inverse_temperature=100,1000,3000"),
-    ],
-    "spread": [
-        *("qsm-clean", "--num-seeds", "4", "--temperature", "spread"),
-        *("--sweep", "target_spread=0.1,0.2,0.3"),
-    ],
-    "qsm": ["qsm", "--num-seeds", "4", "--relative-scale", "--sweep", "score_scale=1,3,10"],
-    "diffusion-ql": ["diffusion-ql", "--num-seeds", "8"],
+    "sac": Training("sac", 8),
+    "qsm-clean": Training(
+        "qsm-clean", 4, ("--temperature", "fixed", "--sweep", "inverse_temperature=100,1000,3000")
+    ),
+    "spread": Training("qsm-clean", 4, ("--temperature", "spread", "--sweep", "target_spread=0.1,0.2,0.3")),
+    "qsm": Training("qsm", 4, ("--relative-scale", "--sweep", "score_scale=1,3,10")),
+    "diffusion-ql": Training("diffusion-ql", 8),
 }
 
 
 def steps(output: Path, runs: Path, options: Options) -> list[Step]:
     """The host loop's tick, updates by XLA's flags, trainings side by side, and a second start of one of them."""
+    small = options.small
     tick = [sys.executable, str(ROOT / "scripts" / "accelerator" / "tick.py"), str(output / "tick.csv")]
-    if options.small:
+    if small:
         tick += ["--agents", "sac", "--seeds", "1", "--ticks", "10", "--hidden-sizes", "8,8"]
     flags = [
         sys.executable,
@@ -70,29 +77,20 @@ def steps(output: Path, runs: Path, options: Options) -> list[Step]:
         str(output / "xla_flags.csv"),
         "--flags",
     ]
-    if options.small:
+    if small:
         flags += ["none", "xla_cpu_enable_fast_math=false", "--agents", "td3", "--blocks", "2"]
     else:
         buffers = f"xla_gpu_enable_command_buffer={COMMAND_BUFFERS}"
         flags += ["none", QUICK, buffers, f"{QUICK}+{buffers}", "--wait", "70"]
 
     def training(name: str, runs: Path, steps: int) -> list[str]:
-        command = [sys.executable, "-m", "qsm", "train", *TRAININGS[name], "cheetah-run", "--backend", "mjx"]
-        command += [
-            "--name",
-            name,
-            "--preset",
-            "strong",
-            "--num-envs",
-            "4",
-            "--replay-ratio",
-            "1",
-            "--wandb",
-            "disabled",
-        ]
+        agent, seeds, options = TRAININGS[name]
+        command = [sys.executable, "-m", "qsm", "train", agent, "cheetah-run", *options, "--name", name]
+        command += ["--backend", "mjx", "--preset", "strong", "--num-envs", "4", "--replay-ratio", "1"]
+        command += ["--num-seeds", "1" if small else str(seeds), "--wandb", "disabled"]
         lengths = {"steps": steps, "random-steps": 5000, "eval-interval": 25_000, "eval-episodes": 4}
         lengths |= {"replay-capacity": 100_000}
-        if options.small:
+        if small:
             lengths |= {"steps": 120, "random-steps": 40, "eval-interval": 60, "replay-capacity": 1000}
             command += TINY
         command += [f"--{name}={number}" for name, number in lengths.items()]

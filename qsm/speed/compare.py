@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import agents
+from qsm.speed.worker import Timed, WorkerError, worker
 
 ROOT = Path(__file__).parents[2]
 CASES = ("update", "loop")
@@ -59,27 +58,19 @@ def compare(agent: str, case: str, before: Run, now: Run, blocks: int, block_sec
 
 
 @contextlib.contextmanager
-def worker(checkout: Path) -> Iterator[Run]:
-    """A process that times the code in `checkout`."""
-    command = [sys.executable, str(ROOT / "qsm" / "speed" / "worker.py")]
-    environment = os.environ | {"PYTHONPATH": ""}
-    with subprocess.Popen(
-        command, cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        requests, answers = process.stdin, process.stdout
+def runs_of(checkout: Path) -> Iterator[Run]:
+    """Times the code in `checkout`, in a process of its own."""
+    # Its own packages, whatever else is on the path; and the same products on accelerators for both.
+    variables = {"PYTHONPATH": "", "JAX_DEFAULT_MATMUL_PRECISION": "float32"}
+    with worker(checkout, variables) as process:
 
         def run(agent: str, case: str, units: int) -> float:
-            print(json.dumps([agent, case, units]), file=requests, flush=True)
-            answer = json.loads(answers.readline() or '"the process has ended"')
-            if isinstance(answer, str):
-                raise CannotCompareError(f"{case} of {agent} in {checkout}: {answer}")
-            return answer
+            try:
+                return process.run(Timed(agent, case), units)
+            except WorkerError as error:
+                raise CannotCompareError(f"{case} of {agent} in {checkout}: {error}") from error
 
-        try:
-            yield run
-        finally:
-            process.kill()
+        yield run
 
 
 @contextlib.contextmanager
@@ -117,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     slower: list[str] = []
     try:
-        with checked_out(options.commit) as path, worker(path) as before, worker(ROOT) as now:
+        with checked_out(options.commit) as path, runs_of(path) as before, runs_of(ROOT) as now:
             print(f"{'agent':<12} {'case':<8} {'before':>9} {'now':>9}  {'ratio':>6}", flush=True)
             for agent in options.agents:
                 for case in options.cases:

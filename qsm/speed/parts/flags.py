@@ -1,19 +1,11 @@
-"""Updates under several settings of XLA_FLAGS, each in a process of its own, timed in blocks that take turns.
-
-`python -m qsm.speed.parts.flags AGENT SEEDS` is such a process: it answers each line of its input, a number of updates,
-with seconds per update of all seeds.
-"""
+"""Updates under several settings of XLA_FLAGS, each in a process of its own, timed in blocks that take turns."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import itertools
-import json
-import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,11 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import agents
 from qsm.base.errors import UserError
+from qsm.speed.worker import Timed, Worker, WorkerError, worker
 
 ROOT = Path(__file__).parents[3]
-CAPACITY = 20_000
 NO_FLAGS = "none"
-MODULE = ["-m", "qsm.speed.parts.flags"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +52,22 @@ class Case(NamedTuple):
     flags: str
 
 
-class Timed:
+class Compiling:
     """The process of a case: compiling from its start on."""
 
-    def __init__(self, case: Case, process: subprocess.Popen[str]) -> None:
-        self.case, self._process = case, process
+    def __init__(self, case: Case, process: Worker) -> None:
+        self.case, self._process, self._timed = case, process, Timed(case.agent, seeds=case.seeds)
         self.seconds: list[float] = []  # per update of all seeds, of each block
         self.first: float | None = None
+        process.ask(self._timed, 0)
         self._waiting = threading.Thread(target=self._wait, daemon=True)
         self._waiting.start()
 
     def _wait(self) -> None:
-        answer = self._answer()
-        self.first = answer if isinstance(answer, float) else None
+        try:
+            self.first = self._process.answer()
+        except WorkerError as error:
+            print(f"{self.case}: {error}", flush=True)
 
     def ready(self, seconds: float) -> bool:
         """Whether it is compiled, after so many seconds at most."""
@@ -86,36 +80,23 @@ class Timed:
         Raises:
           UserError: the process has ended.
         """
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            print(units, file=self._process.stdin, flush=True)
-        answer = self._answer()
-        if not isinstance(answer, float):
-            raise UserError(f"the process of {self.case} has ended (see above)")
-        return answer
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        return json.loads(line) if line else None
+        try:
+            return self._process.run(self._timed, units)
+        except WorkerError as error:
+            raise UserError(f"{self.case}: {error}") from error
 
 
 @contextlib.contextmanager
-def started(cases: list[Case]) -> Iterator[list[Timed]]:
+def started(cases: list[Case]) -> Iterator[list[Compiling]]:
     """A process for each case, all at once; killed in the end."""
-    processes: list[subprocess.Popen[str]] = []
     with contextlib.ExitStack() as stack:
+        compiling = []
         for case in cases:
             flags = "" if case.flags == NO_FLAGS else " ".join(f"--{flag}" for flag in case.flags.split("+"))
-            command = [sys.executable, *MODULE, case.agent, str(case.seeds)]
             # Several processes share the device, and none may take most of its memory for itself.
-            environment = os.environ | {"XLA_FLAGS": flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            processes.append(
-                stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
-            )
-            stack.callback(processes[-1].kill)
-        yield [Timed(case, process) for case, process in zip(cases, processes, strict=True)]
+            variables = {"XLA_FLAGS": flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+            compiling.append(Compiling(case, stack.enter_context(worker(ROOT, variables))))
+        yield compiling
 
 
 def compare(options: Options) -> list[dict[str, Any]]:
@@ -128,23 +109,23 @@ def compare(options: Options) -> list[dict[str, Any]]:
         raise UserError(f"there is no agent {unknown[0]!r}; there are: {', '.join(agents.AGENTS)}")
     cases = [Case(*one) for one in itertools.product(options.agents, options.seeds, options.flags)]
     until = time.monotonic() + options.wait
-    with started(cases) as all_timed:
-        timed = [one for one in all_timed if one.ready(until - time.monotonic())]
-        for missing in (one.case for one in all_timed if one not in timed):
+    with started(cases) as all_compiling:
+        compiled = [one for one in all_compiling if one.ready(until - time.monotonic())]
+        for missing in (one.case for one in all_compiling if one not in compiled):
             print(f"not compiled in time, or failed: {missing}", flush=True)
-        if not timed:
+        if not compiled:
             raise UserError(
                 f"Nothing was compiled within {options.wait:g} seconds: all failed (see above), or --wait is too short."
             )
-        units = {one.case: max(4, int(options.block_seconds / one.block(16))) for one in timed}
+        units = {one.case: max(4, int(options.block_seconds / one.block(16))) for one in compiled}
         for _ in range(options.blocks):
-            for one in timed:
+            for one in compiled:
                 one.seconds.append(one.block(units[one.case]))
-    return [_row(one, timed, options.flags[0]) for one in timed]
+    return [_row(one, compiled, options.flags[0]) for one in compiled]
 
 
-def _row(one: Timed, timed: list[Timed], base: str) -> dict[str, Any]:
-    plain = [other for other in timed if other.case == one.case._replace(flags=base)]
+def _row(one: Compiling, compiled: list[Compiling], base: str) -> dict[str, Any]:
+    plain = [other for other in compiled if other.case == one.case._replace(flags=base)]
     ratio = float("nan")
     if plain:
         ratio = statistics.median(a / b for a, b in zip(plain[0].seconds, one.seconds, strict=True))
@@ -156,18 +137,3 @@ def _row(one: Timed, timed: list[Timed], base: str) -> dict[str, Any]:
         "ratio": ratio,
         "first_update_seconds": one.first,
     }
-
-
-def serve(agent: str, seeds: int) -> None:
-    """Answers with the seconds to the first update, and then each line of the input until it ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no answer
-    from qsm.speed.cases import LearnCase, Sizes
-
-    case = LearnCase("update", Sizes(agent, "cheetah-run", CAPACITY, (256, 256), 256), seeds)
-    print(json.dumps(float(case.start.first_step_seconds)), file=answers, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(float(case.run(int(line)))), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))

@@ -10,6 +10,7 @@ import pytest
 
 from qsm.base.errors import UserError
 from qsm.command import script
+from qsm.speed import worker
 from qsm.speed.parts import flags
 from qsm.speed.parts.flags import Case, Options
 from scripts.accelerator import xla_flags
@@ -73,13 +74,20 @@ def test_what_is_not_compiled_is_left_out(
         flags.compare(Options(("sac",), (1,), ("none", "a=1")))
 
 
+def answering(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
+    """Has real processes answer with what `lines` print."""
+    monkeypatch.setattr(worker, "COMMAND", ["-c", lines])
+
+
 def test_processes_get_their_flags_and_a_refused_one_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Real processes, whose `serve` is replaced by one that answers with the number of its flags."""
-    answer = "import os, sys; print(float(len(os.environ['XLA_FLAGS'].split())), flush=True)\n"
-    answer += "for line in sys.stdin: print(0.5, flush=True)"
-    monkeypatch.setattr(flags, "MODULE", ["-c", answer])
+    """Their first answer is the number of their flags."""
+    answering(
+        monkeypatch,
+        "import os, sys; input(); print(float(len(os.environ['XLA_FLAGS'].split())), flush=True)\n"
+        "for line in sys.stdin: print(0.5, flush=True)",
+    )
     monkeypatch.setattr(
         "sys.argv",
         ["x", str(tmp_path / "t.csv"), "--agents", "td3", "--flags", "none", "a=1+b=2", "--blocks", "2"],
@@ -88,14 +96,15 @@ def test_processes_get_their_flags_and_a_refused_one_leaves_the_others(
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert lines[0] == "agent,seeds,flags,microseconds,updates_per_second,ratio,first_update_seconds"
     assert lines[1:] == ["td3,1,none,500000,2,1,0", "td3,1,a=1+b=2,500000,2,1,2"]
-    monkeypatch.setattr(flags, "MODULE", ["-c", "raise SystemExit(1)"])
+    answering(monkeypatch, "raise SystemExit(1)")
     with pytest.raises(SystemExit) as ended:
         xla_flags.main()
     assert ended.value.code == script.MISTAKE
     assert "Nothing was compiled" in capfd.readouterr().err
-    once = "print(1.0, flush=True); input()"  # and ends when it is asked for a block
-    monkeypatch.setattr(flags, "MODULE", ["-c", once])
-    with pytest.raises(UserError, match=r"process of Case\(agent='td3', seeds=1, flags='none'\) has ended"):
+    answering(
+        monkeypatch, "input(); print(1.0, flush=True); input()"
+    )  # and ends when it is asked for a block
+    with pytest.raises(UserError, match=r"Case\(agent='td3', seeds=1, flags='none'\): the process has ended"):
         flags.compare(Options(("td3",), (1,), ("none",)))
     with pytest.raises(UserError, match="there is no agent 'tdd3'; there are: qsm"):
         flags.compare(Options(("tdd3",)))
