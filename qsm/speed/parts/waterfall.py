@@ -16,7 +16,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -49,6 +49,10 @@ CONTAINERS = ("while", "conditional", "call")
 """Operations whose time is that of others, which are listed by themselves."""
 
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(?.*?\)?) ([\w\-]+)\(([^)]*)\)(.*)$")
+_CALLED = re.compile(
+    r"(body|condition|to_apply|branch_computations|true_computation|false_computation)"
+    r"=\{?(%?[^,}\s]+(?:, %[^,}\s]+)*)"
+)
 _SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 
 
@@ -58,6 +62,9 @@ class Operation(NamedTuple):
     kind: str  # as the compiler calls it: fusion, dot, copy, ...
     part: str
     gflop: float  # of its matrix products
+    computation: (
+        str  # that it stands in: the program itself, a loop's body, what was merged into one operation, ...
+    )
 
 
 def part_of(name: str) -> str:
@@ -100,7 +107,7 @@ def operations(program: str) -> dict[str, Operation]:
             calls[name] = called[1]
         named = re.search(r'op_name="([^"]*)"', rest)
         part = part_of(named[1] if named else "")
-        found[name] = Operation(kind, part, gflop)
+        found[name] = Operation(kind, part, gflop, computation)
         if part != OTHER:
             parts[computation][part] += 1
     for name, called in calls.items():
@@ -111,8 +118,8 @@ def operations(program: str) -> dict[str, Operation]:
     return found
 
 
-def launches(program: str) -> int:
-    """Operations that a compiled program starts one by one, each body of a loop counted once.
+def launched(program: str) -> dict[str, Operation]:
+    """The operations that a compiled program starts one by one, by name; those of a loop's body are listed once.
 
     On an accelerator each is a kernel. What is merged into another, or is a reduction's own sum, starts nothing.
 
@@ -122,13 +129,46 @@ def launches(program: str) -> int:
     inner = set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", program))
     # What `call` calls is a sequence of operations like any other.
     inner -= set(re.findall(r" call\(.*to_apply=%?([\w.\-]+)", program))
-    number, counts = 0, False
+    return {
+        name: operation
+        for name, operation in operations(program).items()
+        if operation.computation not in inner and operation.kind not in (*FREE, *CONTAINERS)
+    }
+
+
+Place = Literal["dispatch", "update", "branch"]
+
+
+def places(program: str) -> dict[str, Place]:
+    """How often the computations of a compiled program run: once a dispatch, in each turn of its loops, or as decided.
+
+    A loop's turn has what its body and its condition call; what only a branch of a `cond` calls is of that branch.
+    """
+    loops, calls, branches = (collections.defaultdict[str, set[str]](set) for _ in range(3))
+    computation = entry = ""
     for line in program.splitlines():
         if line and not line[0].isspace():
-            counts = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%") not in inner
-        elif counts and (match := _OPERATION.match(line)) is not None:
-            number += match[3] not in (*FREE, *CONTAINERS)
-    return number
+            computation = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
+            entry = computation if line.startswith("ENTRY ") else entry
+            continue
+        for name, listed in _CALLED.findall(line):
+            kind = loops if name in ("body", "condition") else calls if name == "to_apply" else branches
+            kind[computation] |= {called.strip(" %") for called in listed.split(",")}
+
+    def reached(names: set[str], *kinds: Mapping[str, set[str]]) -> set[str]:
+        found: set[str] = set()
+        while names:
+            found |= names
+            names = set().union(*(kind.get(name, set()) for name in names for kind in kinds)) - found
+        return found
+
+    once = reached({entry}, calls)
+    repeated = reached(set().union(*(loops.get(name, set()) for name in once)), calls, loops)
+    all_of_them = reached({entry}, calls, loops, branches)
+    return {
+        name: "dispatch" if name in once else "update" if name in repeated else "branch"
+        for name in all_of_them
+    }
 
 
 def _dot_gflop(shape: str, operands: str, rest: str, shapes: Mapping[str, str]) -> float:
@@ -194,7 +234,7 @@ def shares(program: str, profiled: Mapping[str, Taken], num_updates: int) -> dic
         raise ValueError("the profile names no operation of this program")
     found: dict[str, Share] = collections.defaultdict(Share)
     for name, taken in profiled.items():
-        operation = known.get(name, Operation("", OTHER, 0.0))
+        operation = known.get(name, Operation("", OTHER, 0.0, ""))
         if operation.kind in CONTAINERS:
             continue
         share = found[operation.part]

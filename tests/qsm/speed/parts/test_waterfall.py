@@ -80,7 +80,7 @@ ENTRY %main (a: f32[2,3], b: f32[3,5]) -> f32[2,5] {
 }
 """
     operation = waterfall.operations(text)["f"]
-    assert operation == Operation("fusion", "critic_target", operation.gflop)
+    assert operation == Operation("fusion", "critic_target", operation.gflop, "main")
     assert operation.gflop == pytest.approx(60e-9)
     profiled = {"f": Taken(0.004, 8), "w": Taken(1.0, 4), "x": Taken(0.002, 4)}
     found = waterfall.shares(text, profiled, 4)
@@ -95,8 +95,7 @@ ENTRY %main (a: f32[2,3], b: f32[3,5]) -> f32[2,5] {
         waterfall.shares(text, {"another": Taken(1.0, 1)}, 1)
 
 
-def test_launches_are_neither_merged_nor_free():
-    text = """
+PROGRAM = """
 %fused (p: f32[2]) -> f32[2] {
   %p = f32[2]{0} parameter(0)
   ROOT %n = f32[2]{0} negate(%p)
@@ -108,11 +107,26 @@ def test_launches_are_neither_merged_nor_free():
   ROOT %s = f32[] add(%x, %y)
 }
 
+%once (u: f32[2]) -> f32[2] {
+  ROOT %u = f32[2]{0} parameter(0)
+}
+
+%never (v: f32[2]) -> f32[2] {
+  %v = f32[2]{0} parameter(0)
+  ROOT %h = f32[2]{0} copy(%v)
+}
+
+%cond (d: (f32[2])) -> pred[] {
+  %d = (f32[2]{0}) parameter(0)
+  ROOT %l = pred[] custom-call(%d), custom_call_target="still"
+}
+
 %body (c: (f32[2])) -> (f32[2]) {
   %c = (f32[2]{0}) parameter(0)
   %g = f32[2]{0} get-tuple-element(%c), index=0
   %f = f32[2]{0} fusion(%g), kind=kLoop, calls=%fused
-  ROOT %t = (f32[2]{0}) tuple(%f)
+  %b = f32[2]{0} conditional(%z, %f, %f), branch_computations={%once, %never}
+  ROOT %t = (f32[2]{0}) tuple(%b)
 }
 
 %twice (z: f32[2]) -> f32[2] {
@@ -130,7 +144,24 @@ ENTRY %main (a: f32[2]) -> f32[] {
   ROOT %r = f32[] reduce(%o, %zero), dimensions={0}, to_apply=%sum
 }
 """
-    assert waterfall.launches(text) == 3  # the fusion, what is called, and the reduction
+
+
+def test_what_is_launched_is_neither_merged_nor_free():
+    found = waterfall.launched(PROGRAM)
+    assert set(found) == {"f", "h", "l", "m", "r"}
+    assert found["f"].computation == "body" and found["r"].computation == "main"
+
+
+def test_a_loop_repeats_its_body_and_condition_and_a_branch_is_by_itself():
+    places = waterfall.places(PROGRAM)
+    assert {name: places[name] for name in ("main", "twice", "cond", "body", "once", "never")} == {
+        "main": "dispatch",
+        "twice": "dispatch",
+        "cond": "update",
+        "body": "update",
+        "once": "branch",
+        "never": "branch",
+    }
 
 
 @pytest.mark.parametrize(("name", "most"), [("sac", 740), pytest.param("qsm", 1080, marks=pytest.mark.slow)])
@@ -139,4 +170,4 @@ def test_the_learning_program_has_no_more_operations_than_it_had(name: str, most
     agent = agents.make_agent(name, 3, 2, hidden_sizes=(16, 16), batch_size=8)
     learner = Learner(agent, EnvSpec("sizes", 3, 2, 10, 1), 0, capacity=100)
     program = learner.compiled.learn.lower(*learner.learn_shapes()).compile()
-    assert waterfall.launches(program.as_text()) <= most
+    assert len(waterfall.launched(program.as_text())) <= most
