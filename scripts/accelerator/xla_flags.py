@@ -1,6 +1,6 @@
 """How fast updates are under settings of XLA_FLAGS, and how soon the first one is made.
 
-    python scripts/accelerator/xla_flags.py OUTPUT.csv [--agents qsm sac] [--seeds 1 64]
+    python scripts/accelerator/xla_flags.py OUTPUT.csv [--agents qsm sac] [--seeds 1,64]
         [--flags none xla_gpu_autotune_level=0+xla_gpu_enable_triton_gemm=false]
 
 Each agent, number of seeds and setting has a process of its own. They compile side by side, so that the seconds to the

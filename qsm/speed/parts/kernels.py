@@ -7,9 +7,11 @@ takes about as long as its kernels are many; how long they take is not known her
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import importlib.util
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -19,6 +21,7 @@ import agents
 from agents.presets import PLAIN, PresetName
 from envs.api import EnvSpec
 from qsm.base.errors import UserError
+from qsm.learning import seeds
 from qsm.learning.learner import Learner
 from qsm.speed.parts import waterfall
 
@@ -107,15 +110,26 @@ def kind_of(name: str, kind: str) -> str:
 def compiled(agent: Any, num_seeds: int) -> str:
     """The text of the program that learns, as compiled for the card."""
     card = _card()
-    seeds = list(range(num_seeds)) if num_seeds > 1 else 0
-    learner = Learner(agent, EnvSpec("sizes", 17, 6, 1000, 1), seeds, capacity=CAPACITY)
+    all_seeds = list(range(num_seeds)) if num_seeds > 1 else 0
+    learner = Learner(agent, EnvSpec("sizes", 17, 6, 1000, 1), all_seeds, capacity=CAPACITY)
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=card), learner.learn_shapes()
     )
-    traced = jax.jit(learner.group.learn, donate_argnums=0).trace(*shapes)
+    with _all_at_once(num_seeds):
+        traced = jax.jit(learner.group.learn, donate_argnums=0).trace(*shapes)
     text = traced.lower(lowering_platforms=("cuda",)).compile().as_text()
     assert text is not None
     return text
+
+
+@contextlib.contextmanager
+def _all_at_once(num_seeds: int) -> Iterator[None]:
+    """Traces programs as on a card, where not even many seeds take turns, though this process has a CPU alone."""
+    before, seeds.CPU_SEEDS = seeds.CPU_SEEDS, num_seeds
+    try:
+        yield
+    finally:
+        seeds.CPU_SEEDS = before
 
 
 @functools.cache
