@@ -41,10 +41,9 @@ def held_std(action_size: int, scale: float) -> float:
         paths = chain.draw(schedule, lambda i, noised: slope[i] * noised, key, 64, steps, 3.0)
         value = -0.5 * scale * jnp.square(jnp.tanh(paths.unsquashed)).sum(axis=1)
         share = weights.effective((value / tau + paths.ell).reshape(-1, 8)).mean() / 8
-        slack = temperature.slack(
-            paths.ell.mean() / action_size, share, jnp.float32(TARGET_ENTROPY), jnp.float32(0.4)
-        )
-        return temperature.step(learned, slack, jnp.float32(0.02), action_size), jnp.sqrt(variance[0])
+        excess = paths.ell.mean() / action_size - TARGET_ENTROPY
+        moved = temperature.step(learned, excess, share - 0.4, jnp.float32(0.02), action_size)
+        return moved, jnp.sqrt(variance[0])
 
     return float(jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(400))[1][-100:].mean())())
 
@@ -66,7 +65,7 @@ def held_spread(action_size: int, scale: float) -> float:
         std = jnp.sqrt(size * jnp.exp(learned.params) / scale)
         pairs = std * jax.random.normal(jax.random.fold_in(jax.random.key(0), index), (32, 2, action_size))
         moved, _ = temperature.hold_spread(
-            learned, pairs, jnp.float32(0.15), jnp.float32(0.02), jnp.float32(1.0)
+            learned, pairs, jnp.float32(0.15), jnp.float32(1.0), jnp.float32(0.02)
         )
         return moved, std
 

@@ -132,7 +132,7 @@ class FittedChains(PlainChains):
         """
         if drawn.alike is None:
             return learned, {}
-        return temperature.hold_spread(learned, drawn.alike, hyper["target_spread"], hyper[RATE], room)
+        return temperature.hold_spread(learned, drawn.alike, hyper["target_spread"], room, hyper[RATE])
 
     def follow(
         self,

@@ -93,17 +93,11 @@ class WeightedChains(FittedChains):
     ) -> tuple[PathState, Metrics]:
         spread = fit.spread(drawn.unsquashed, self.config.chains_per_state)
         residual = self.follow_residual(state, params, observation, drawn, target, hyper)
-        learned = state.log_temperature
-        if self.config.temperature == "entropy":
-            slack = temperature.slack(
-                measured["path/entropy_per_action"].total,
-                measured["path/effective_share"].total,
-                hyper["target_entropy_per_action"],
-                hyper["effective_floor"],
-            )
-            learned = temperature.step(learned, slack, hyper[RATE], spread.shape[0])
         room = measured["path/effective_share"].total - hyper["effective_floor"]
-        learned, held = self.hold_spread(learned, drawn, room, hyper)
+        learned, held = self.hold_spread(state.log_temperature, drawn, room, hyper)
+        if self.config.temperature == "entropy":
+            excess = measured["path/entropy_per_action"].total - hyper["target_entropy_per_action"]
+            learned = temperature.step(learned, excess, room, hyper[RATE], spread.shape[0])
         metrics = held | {
             "path/spread": measure.mean(jnp.sqrt(spread)),
             "path/smallest_residual": measure.mean(jnp.sqrt(residual[0])),

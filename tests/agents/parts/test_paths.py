@@ -130,16 +130,13 @@ def test_the_share_of_noise_stays_between_none_and_all():
 
 
 @pytest.mark.parametrize(
-    ("entropy", "share", "falls"),
-    [(0.5, 0.6, True), (-0.6, 0.6, False), (0.5, 0.3, False), (-0.6, 0.3, False)],
+    ("excess", "room", "falls"),
+    [(1.0, 0.2, True), (-0.1, 0.2, False), (1.0, -0.1, False), (-0.1, -0.1, False)],
 )
-def test_the_temperature_falls_only_while_both_floors_are_kept(entropy: float, share: float, falls: bool):
-    floors = jnp.float32(-0.5), jnp.float32(0.4)
-    slack = temperature.slack(jnp.float32(entropy), jnp.float32(share), *floors)
-    assert (float(slack) > 0) == falls
+def test_the_temperature_falls_only_while_both_floors_are_kept(excess: float, room: float, falls: bool):
     learned = temperature.start(10.0)
     assert float(learned.params) == pytest.approx(-np.log(10.0))
-    moved = temperature.step(learned, slack, jnp.float32(0.01), 4)
+    moved = temperature.step(learned, jnp.float32(excess), jnp.float32(room), jnp.float32(0.01), 4)
     # Adam's first step is the rate itself.
     assert float(moved.params - learned.params) == pytest.approx(-0.01 if falls else 0.01, rel=1e-3)
 
@@ -147,14 +144,16 @@ def test_the_temperature_falls_only_while_both_floors_are_kept(entropy: float, s
 def test_the_temperature_stops_where_the_density_is_flat():
     learned = temperature.start(1.0)
     for _ in range(3):
-        learned = temperature.step(learned, jnp.float32(-1.0), jnp.float32(5.0), 16)
+        learned = temperature.step(learned, jnp.float32(-1.0), jnp.float32(1.0), jnp.float32(5.0), 16)
         assert float(learned.params) == pytest.approx(np.log(0.5))
 
 
-def test_the_nearer_floor_counts():
-    floors = jnp.float32(-0.5), jnp.float32(0.4)
-    assert float(temperature.slack(jnp.float32(0.5), jnp.float32(0.45), *floors)) == pytest.approx(0.05)
-    assert float(temperature.slack(jnp.float32(-0.47), jnp.float32(0.9), *floors)) == pytest.approx(0.03)
+@pytest.mark.parametrize(("excess", "room"), [(0.05, 1.0), (1.0, 0.05)])
+def test_the_nearer_floor_counts(excess: float, room: float):
+    """Adam's mean of gradients after a step from rest is a tenth of the gradient."""
+    learned = temperature.start(10.0)
+    moved = temperature.step(learned, jnp.float32(excess), jnp.float32(room), jnp.float32(0.01), 4)
+    assert float(moved.optimizer.mu) == pytest.approx(0.1 * 0.05)
 
 
 def test_the_spread_is_the_unbiased_std_within_states():
@@ -173,7 +172,7 @@ def test_the_temperature_falls_while_the_policy_is_too_wide_and_follows(std: flo
     actions = jnp.asarray(std * np.array([[[1.0], [-1.0]]] * 4) / np.sqrt(2), jnp.float32)
     learned = temperature.start(10.0)
     moved, metrics = temperature.hold_spread(
-        learned, actions, jnp.float32(0.2), jnp.float32(0.01), jnp.float32(room)
+        learned, actions, jnp.float32(0.2), jnp.float32(room), jnp.float32(0.01)
     )
     assert float(metrics["score/spread"].total) == pytest.approx(std, abs=1e-6)
     assert float(moved.params - learned.params) == pytest.approx(-0.01 if falls else 0.01, rel=1e-3)
@@ -182,7 +181,7 @@ def test_the_temperature_falls_while_the_policy_is_too_wide_and_follows(std: flo
 def test_the_temperature_stops_falling_where_no_sampler_follows():
     learned = temperature.start(900.0)
     for _ in range(3):
-        learned = temperature.step(learned, jnp.float32(1.0), jnp.float32(5.0), 16)
+        learned = temperature.step(learned, jnp.float32(1.0), jnp.float32(1.0), jnp.float32(5.0), 16)
         assert float(learned.params) == pytest.approx(np.log(1e-3 / 4))
 
 
