@@ -3,9 +3,9 @@
     python scripts/trials.py trials
 
 A row for each evaluation of each run below the folders: agent, task, seed, the options that differ from the agent's
-defaults (and the replay ratio, where it is not one), environment step, mean and std of the return. What the table has
-of a run already is replaced if the run has come further; nothing else of it is touched. results/README.md says what is
-in the committed one.
+defaults (replay ratio and action repeat too, where they are not one), environment step, mean and std of the return.
+What the table has of a run already is replaced if the run has come further; nothing else of it is touched.
+results/README.md says what is in the committed one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from qsm.record.find import find_runs, load_run
 from qsm.record.tables import read_csv
 
 KEY = ("agent", "task", "seed", "options")
+OF_THE_LOOP = ("replay_ratio", "action_repeat")
+"""What is told of how a run was trained, besides its agent's options, where it is not one."""
 COLUMNS = (*KEY, "step", "return_mean", "return_std")
 
 
@@ -38,8 +40,8 @@ class Options:
 def options_given(config: dict[str, Any]) -> str:
     """The options of a run's `config.json` that differ from the defaults of its agent, as flags."""
     flags = to_arguments(agents.config_from_dict(config["agent"], config["agent_config"]))
-    ratio = str(config["run_config"]["replay_ratio"])
-    return " ".join([*flags, *([] if ratio == "1" else [f"--replay-ratio={ratio}"])])
+    ways = [(name, str(config["run_config"][name])) for name in OF_THE_LOOP]
+    return " ".join([*flags, *(f"--{name.replace('_', '-')}={value}" for name, value in ways if value != "1")])
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

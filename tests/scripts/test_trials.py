@@ -32,6 +32,7 @@ def test_rows_are_added_and_replaced_by_more(tmp_path: Path, monkeypatch: pytest
         name="x",
         agent_options={"preset": "strong", "num_atoms": 51},
         replay_ratio="2",
+        action_repeat=4,
     )
     monkeypatch.setattr(sys, "argv", ["trials.py", str(runs), "--output", str(table)])
     trials.main()
@@ -41,7 +42,7 @@ def test_rows_are_added_and_replaced_by_more(tmp_path: Path, monkeypatch: pytest
     [new] = rows[4:]
     assert (new["agent"], new["task"], new["seed"], new["return_mean"]) == ("qsm", "hopper-hop", "11", "5")
     flags = new["options"].split()
-    assert flags == ["--preset=strong", "--num-atoms=51", "--replay-ratio=2"]
+    assert flags == ["--preset=strong", "--num-atoms=51", "--replay-ratio=2", "--action-repeat=4"]
 
     add(tmp_path / "more", "sac", "cheetah-run", 10, dict.fromkeys(range(4), 9.0), agent_options=options)
     monkeypatch.setattr(sys, "argv", ["trials.py", str(tmp_path / "more"), "--output", str(table)])
