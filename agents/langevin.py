@@ -124,7 +124,7 @@ class Langevin(AgentBase):
         def score_at(unsquashed: jax.Array) -> jax.Array:
             squashed = jnp.tanh(unsquashed)
             _, gradient = self.critic.action_gradient(critic_params, observation, squashed)
-            return boltzmann.score(squashed, gradient, tau)
+            return boltzmann.score(squashed, gradient, tau).total
 
         sizes = boltzmann.step_sizes(
             hyper["first_step_size"], hyper["last_step_size"], self.config.langevin_steps

@@ -121,7 +121,9 @@ class CleanQSM(DiffusionBase):
         return drawn._replace(action=noise.perturb(drawn.action, hyper["action_noise"], noise_key))
 
     def gradient_size(self, state: State, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean length of `gradient` `[B, A]`, and the running mean with it."""
+        """Mean length of `gradient` `[B, A]`, and the running mean with it, which a fixed tau does without."""
+        if self.config.temperature == "fixed":
+            return boltzmann.size(gradient), state.gradient_size
         rate = state.hyperparameters["gradient_size_rate"]
         return boltzmann.follow_size(state.gradient_size, gradient, rate)
 
@@ -141,8 +143,8 @@ class CleanQSM(DiffusionBase):
         """eps* = sigma_t^2 eps - sigma_t sqrt(abar_t) grad_u, at drawn u_0 (`clean` `[B, A]`).
 
         grad_u = (1 - tanh(u)^2) grad_a Q / tau - 2 tanh(u), where tau = gradient_size / inverse_temperature; only
-        grad_a Q is scaled by its running size, never the term that comes from the tanh's Jacobian. Weighted chains,
-        of `ell` `[B]`, may be tuned to another tau, and mix eps and grad_u in another proportion.
+        grad_a Q is scaled by its running size, never the term that comes from the tanh's Jacobian. Fitted and weighted
+        chains (these of `ell` `[B]`) may be tuned to another tau, and mix eps and grad_u in another proportion.
 
         Returns:
           The target, the new `gradient_size`, and metrics.
@@ -152,9 +154,9 @@ class CleanQSM(DiffusionBase):
         value, gradient = self.critic.action_gradient(critic_params, observation, squashed)
         size, gradient_size = self.gradient_size(state, gradient)
         tau = self.temperature(state, gradient_size)
-        gradient_u = boltzmann.score(squashed, gradient, tau)
+        of_density = boltzmann.score(squashed, gradient, tau)
         hyper = state.hyperparameters
-        target, metrics = self.chains.target(state.paths, noised, gradient_u, ell, value / tau, hyper)
+        target, metrics = self.chains.target(state.paths, noised, of_density, ell, value / tau, hyper)
         metrics |= {
             "score/action_gradient_norm": measure.mean(size),
             "score/scaled_gradient_norm": measure.mean(size / tau),

@@ -6,28 +6,46 @@ a = tanh(u), so that the density of u carries the tanh's Jacobian. Langevin dyna
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
-def score(squashed: jax.Array, gradient: jax.Array, temperature: jax.Array) -> jax.Array:
-    """grad_u log density `[B, A]` at a = tanh(u): (1 - a^2) grad_a Q / tau - 2 a.
+class Score(NamedTuple):
+    """grad_u log density at a = tanh(u), in its two terms."""
+
+    pull: jax.Array  # [B, A], (1 - a^2) grad_a Q / tau
+    volume: jax.Array  # [B, A], -2 a, of the tanh's Jacobian: whatever tau is
+
+    @property
+    def total(self) -> jax.Array:
+        """`[B, A]`."""
+        return self.pull + self.volume
+
+
+def score(squashed: jax.Array, gradient: jax.Array, temperature: jax.Array) -> Score:
+    """grad_u log density at a = tanh(u): (1 - a^2) grad_a Q / tau - 2 a.
 
     Args:
       squashed: a `[B, A]`.
       gradient: grad_a Q `[B, A]`.
       temperature: tau `[]`; only grad_a Q is scaled by it, never the term that comes from the tanh's Jacobian.
     """
-    return (1 - jnp.square(squashed)) * gradient / temperature - 2 * squashed
+    return Score((1 - jnp.square(squashed)) * gradient / temperature, -2 * squashed)
+
+
+def size(gradient: jax.Array) -> jax.Array:
+    """Mean length `[]` of grad_a Q `[B, A]`."""
+    return jnp.linalg.norm(gradient, axis=-1).mean()
 
 
 def follow_size(
     before: jax.Array, gradient: jax.Array, rate: float | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Mean length `[]` of grad_a Q `[B, A]`, and the running mean with it; `before` is 0 where there is none yet."""
-    size = jnp.linalg.norm(gradient, axis=-1).mean()
-    return size, jnp.where(before > 0, before + rate * (size - before), size)
+    now = size(gradient)
+    return now, jnp.where(before > 0, before + rate * (now - before), now)
 
 
 def step_sizes(first: float | jax.Array, last: float | jax.Array, num_steps: int) -> jax.Array:

@@ -56,3 +56,56 @@ class Chain:
             next_m, next_v = self.run(*self.clean_target((m, v), mean, variance))
             m, v = 0.9 * m + 0.1 * next_m, 0.9 * v + 0.1 * next_v
         return m, v**0.5
+
+
+class FittedChain:
+    """A Gaussian policy of mean 0 under the fitted target, update after update, for several drift limits at once.
+
+    The network is linear: at level t it implies the clean action k_t u_t. Each update draws from its slow average, has
+    it regressed without error onto the target at these draws, and the running residual follow.
+
+    Args:
+      limits: `[L]`, of the drift.
+      std: of the density N(0, std^2).
+      start: std of the policy in the beginning.
+    """
+
+    def __init__(self, num_levels: int, limits: list[float], std: float, start: float) -> None:
+        chain = Chain(num_levels)
+        self.abar, self.noise, self.limits, self.density = (
+            chain.abar,
+            chain.sigma**2,
+            np.array(limits),
+            std**2,
+        )
+        before = np.append(1.0, chain.abar[:-1])
+        beta = 1 - chain.alpha
+        self.of_clean = np.sqrt(before) * beta / self.noise
+        self.of_noised = np.sqrt(chain.alpha) * (1 - before) / self.noise
+        self.posterior = beta * (1 - before) / self.noise
+        each = np.ones((len(limits), 1))
+        self.slope = each * np.sqrt(self.abar) * start**2 / (self.abar * start**2 + self.noise)  # [L, T]
+        self.residual = each * self.noise * start**2 / (self.abar * start**2 + self.noise)
+
+    def variance(self) -> np.ndarray:
+        """Of u_0, `[L]`."""
+        steps = self.posterior + self.of_clean**2 * self.residual
+        variance = np.ones(len(self.limits))
+        for t in reversed(range(len(self.abar))):
+            factor = self.of_clean[t] * self.slope[:, t] + self.of_noised[t]
+            variance = factor**2 * variance + steps[:, t]
+        return variance
+
+    def update(self, draw_rate: float = 0.005, fit_rate: float = 0.01) -> None:
+        """The slow network and the residuals after one update."""
+        root, variance = np.sqrt(self.abar), self.variance()[:, None]
+        posterior = root * variance / (self.abar * variance + self.noise)  # E[u_0 | u_t] = posterior u_t
+        usable = np.minimum(self.residual, self.noise / self.abar)
+        drift = np.sqrt((usable * variance / self.density**2).mean(axis=1, keepdims=True))
+        share = np.minimum(1.0, self.limits[:, None] / drift)
+        # u_t / root - (sigma_t / root) eps* for (6), given u_t: the noise counts lambda, the gradient c_t.
+        aim = (usable / self.noise) * root + (1 - self.abar * usable / self.noise) * posterior
+        aim -= usable * share / self.density * posterior
+        left_open = variance * (1 - root * self.slope) ** 2 + self.slope**2 * self.noise
+        self.residual += fit_rate * (left_open - self.residual)
+        self.slope += draw_rate * (aim - self.slope)

@@ -44,10 +44,10 @@ def values_of(name: str, option: str) -> list[Any]:
         return [False, True]
     if hint is int:
         low = int(agents.config_class(name).limits[option][0])
-        return [SMALL[option]] if option in SMALL else [low, low + 2]
+        return [SMALL[option], SMALL[option] // 2] if option in SMALL else [low, low + 2]
     if hint is float:
         default = getattr(agents.config_class(name)(), option)
-        return [default, 0.5 * default + 0.1]
+        return [default, 0.5 * default + 0.13]
     return [None, (8, 8)] if type(None) in get_args(hint) else [(16, 16), (24, 24)]
 
 

@@ -54,11 +54,18 @@ def implied_clean(
     return jnp.clip((noised - sigma * predicted) / root_abar, -clip, clip)
 
 
+def usable(schedule: diffusion.Schedule, clean_variance: jax.Array) -> jax.Array:
+    """`clean_variance` `[T, A]` up to sigma_t^2 / abar_t, beyond which u_t says nothing that the noise does not."""
+    most = jnp.asarray(np.square(schedule.sigma) / schedule.abar, jnp.float32)[:, None]
+    return jnp.minimum(clean_variance, most)
+
+
 def noise_share(schedule: diffusion.Schedule, clean_variance: jax.Array) -> jax.Array:
     """lambda `[T, A]` of the target lambda eps - (1 - lambda) (sigma_t / sqrt(abar_t)) grad_u.
 
     Both terms are unbiased for the noise to predict. For u_0 Gaussian with variance c given u_t, lambda =
-    1 - abar_t c / sigma_t^2 cancels all that varies at given u_t; where u_0 has variance one this is sigma_t^2.
+    1 - abar_t c / sigma_t^2 cancels all that varies at given u_t; where u_0 has variance one this is sigma_t^2. Of c
+    counts what is `usable`.
     """
     ratio = jnp.asarray(schedule.abar / np.square(schedule.sigma), jnp.float32)[:, None]
     return jnp.clip(1.0 - ratio * clean_variance, 0.0, 1.0)

@@ -3,7 +3,7 @@
 The clean target moves the action that a noised one implies by sigma_t^2 times the density's gradient, which for a mode
 of std s is sigma_t^2 / s^2 times the distance to it. Where that is far above one the policy is thrown from one bound to
 the other, whatever the density. With the variance c_t that the policy leaves open at u_t in the place of sigma_t^2 the
-step is at most the distance, once the policy is as wide as the density; until then `drift_limit` holds it.
+step is at most the distance, once the policy is as narrow as the density; until then `drift_limit` holds it.
 Equations: docs/qsm-clean.md.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from agents.parts import measure, score
+from agents.parts import boltzmann, measure, score
 from agents.parts.optimizer import Learned
 from agents.parts.paths import chain, fit, temperature
 from agents.parts.paths.options import RATE, TUNED, Fit
@@ -93,17 +93,19 @@ class FittedChains(PlainChains):
         self,
         state: PathState,
         noised: score.Noised,
-        gradient: jax.Array,
+        of_density: boltzmann.Score,
         ell: jax.Array | None,
         log_density: jax.Array,
         hyper: Hyper,
     ) -> tuple[score.ScoreTarget, Metrics]:
-        variance = self.clean_variance(state, self.config.target_fit)[noised.level - 1]
-        # c_t grad_u in units of sqrt(c_t): at most one where the policy is a Gaussian density already.
-        drift = jnp.sqrt(jnp.mean(variance * jnp.square(gradient)))
+        left_open = self.clean_variance(state, self.config.target_fit)
+        variance = fit.usable(self.denoiser.schedule, left_open)[noised.level - 1]
+        # The step c_t grad_u in units of sqrt(c_t): at most one where the policy is a Gaussian density already.
+        drift = jnp.sqrt(jnp.mean(variance * jnp.square(of_density.pull)))
+        # A higher tau for this update: what keeps u off the bounds, the Jacobian's term, stays as it is.
         share = jnp.minimum(1.0, hyper["drift_limit"] / jnp.maximum(drift, 1e-8))
         metrics = {"score/drift": measure.mean(drift), "score/drift_share": measure.mean(share)}
-        return self.mixed(state, noised, share * gradient), metrics
+        return self.mixed(state, noised, share * of_density.pull + of_density.volume), metrics
 
     def follow_residual(
         self,

@@ -22,7 +22,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "fitted": ("fit_rate", "drift_limit"),
     "weighted": PATH_FLOATS,
 }
-"""What each target reads, whatever the temperature."""
+"""What each target keeps as hyperparameters, whatever the temperature."""
 TUNED = ("spread", "entropy")
 """Temperatures that are learned."""
 
@@ -35,7 +35,9 @@ ANCESTRAL = one_of("acting_sampler", "ancestral")
 
 @dataclasses.dataclass(frozen=True)
 class PathConfig(DiffusionConfig):
-    """Options of a diffusion agent before a tanh that may weight its chains by exp(Q/tau) over their likelihood."""
+    """Options of a diffusion agent before a tanh that may fit its chains' variances to the policy, and weight them by
+    exp(Q/tau) over their likelihood.
+    """
 
     inverse_temperature: float = 10.0
     """Length of the critic's action gradient in the score target on average; with temperature=component this times the
@@ -55,9 +57,10 @@ class PathConfig(DiffusionConfig):
     """What sets the mixture of both noise predictions in the score target; with unit it is that of clean."""
     fit_rate: float = 0.01
     """Rate of the running means of spread and errors, per update."""
-    drift_limit: float = 2.0
-    """Largest step of target fitted from the policy towards exp(Q/tau), in std of what a noised action leaves open:
-    beyond it, tau is raised for that update."""
+    drift_limit: float = 1.75
+    """Root mean square step of target fitted along Q's gradient, in std of what a noised action leaves open; longer
+    ones are shortened for that update, as if tau were higher. Between 1, where nothing narrows, and 2, where policies
+    begin to swing."""
     act_with_chain: bool = True
     """Act with the chain that is trained on, fitted variances and a last step with noise, not the plain sampler, unless
     acting_sampler or acting_steps ask for another."""
@@ -90,7 +93,7 @@ class PathConfig(DiffusionConfig):
         "temperature_learning_rate": (0, 10),
     }
     conditions: ClassVar[Conditions] = DiffusionConfig.conditions | {
-        # Weighted chains have variances of their own: only another way down to act has these.
+        # Fitted chains have variances of their own: only another way down to act has these.
         "step_variance": one_of("target", "clean")
         | (ANCESTRAL & is_off("act_with_chain"))
         | (ANCESTRAL & FEWER_LEVELS),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from agents.parts import score
+from agents.parts import boltzmann, score
 from agents.parts.paths.options import PathConfig
 from agents.parts.samplers.steps import Sampler
 from agents.parts.types import Metrics, Transition
@@ -107,7 +107,7 @@ class PlainChains:
         self,
         state: Any,
         noised: score.Noised,
-        gradient: jax.Array,
+        of_density: boltzmann.Score,
         ell: jax.Array | None,
         log_density: jax.Array,
         hyper: Hyper,
@@ -115,11 +115,11 @@ class PlainChains:
         """What the score network is regressed onto at noised u_0, and metrics.
 
         Args:
-          gradient: `[B, A]`, grad_u.
+          of_density: grad_u at u_0.
           ell: `[B]`, of the chains.
           log_density: `[B]`, Q/tau.
         """
-        return score.mixed_target(self.denoiser.schedule, noised, gradient), {}
+        return score.mixed_target(self.denoiser.schedule, noised, of_density.total), {}
 
     def follow(
         self,

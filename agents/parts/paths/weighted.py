@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from agents.parts import measure, score
+from agents.parts import boltzmann, measure, score
 from agents.parts.paths import backup, chain, fit, temperature, weights
 from agents.parts.paths.fitted import FittedChains, PathState
 from agents.parts.paths.options import RATE, Fit
@@ -62,12 +62,12 @@ class WeightedChains(FittedChains):
         self,
         state: PathState,
         noised: score.Noised,
-        gradient: jax.Array,
+        of_density: boltzmann.Score,
         ell: jax.Array | None,
         log_density: jax.Array,
         hyper: Hyper,
     ) -> tuple[score.ScoreTarget, Metrics]:
-        target = self.mixed(state, noised, gradient)
+        target = self.mixed(state, noised, of_density.total)
         if ell is None:
             return target, {}
         ell = ell.reshape(-1, self.config.chains_per_state)
@@ -76,7 +76,7 @@ class WeightedChains(FittedChains):
         metrics = {
             "path/effective_share": measure.mean(weights.effective(log_weight) / ell.shape[1]),
             "path/tempering": measure.mean(eta),
-            "path/entropy_per_action": measure.mean(ell / gradient.shape[1]),
+            "path/entropy_per_action": measure.mean(ell / noised.action.shape[1]),
             "path/log_normalizer": measure.mean(weights.log_mean(log_weight)),
         }
         return target._replace(weight=weights.even(eta * log_weight).reshape(-1)), metrics

@@ -29,10 +29,10 @@ def test_the_score_is_the_gradient_of_the_log_density_before_the_tanh():
 
     a = jnp.tanh(u)
     gradient = jax.grad(lambda a: (jnp.sin(3 * a[:, 0]) + a.prod(axis=1)).sum())(a)
-    found = boltzmann.score(a, gradient, jnp.asarray(0.3))
+    found = boltzmann.score(a, gradient, jnp.asarray(0.3)).total
     np.testing.assert_allclose(found, jax.grad(log_density)(u), rtol=1e-4, atol=1e-4)
     # At an infinite temperature what is left is the uniform density on the box.
-    np.testing.assert_allclose(boltzmann.score(a, gradient, jnp.asarray(jnp.inf)), -2 * a)
+    np.testing.assert_allclose(boltzmann.score(a, gradient, jnp.asarray(jnp.inf)).total, -2 * a)
 
 
 @pytest.mark.parametrize("size", [0.02, 0.2, 0.6])
