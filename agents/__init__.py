@@ -170,7 +170,7 @@ def override(config: Any, **values: Any) -> Any:
     allowed = [field.name for field in dataclasses.fields(config)]
     for name in values:
         if name not in allowed:
-            raise ValueError(f"{type(config).__name__} has no option {name!r}")
+            raise ValueError(f"--{name.replace('_', '-')} is no option of this agent; leave it out")
     return dataclasses.replace(config, **values)
 
 

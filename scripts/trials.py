@@ -41,7 +41,9 @@ def options_given(config: dict[str, Any]) -> str:
     """The options of a run's `config.json` that differ from the defaults of its agent, as flags."""
     flags = to_arguments(agents.config_from_dict(config["agent"], config["agent_config"]))
     ways = [(name, str(config["run_config"][name])) for name in OF_THE_LOOP]
-    return " ".join([*flags, *(f"--{name.replace('_', '-')}={value}" for name, value in ways if value != "1")])
+    return " ".join(
+        [*flags, *(f"--{name.replace('_', '-')}={value}" for name, value in ways if value != "1")]
+    )
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import statistics
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def shorten(texts: Sequence[str], number: int = 8, separator: str = ", ") -> str:
@@ -19,6 +23,20 @@ def count(number: int, noun: str) -> str:
 def decimal(value: float) -> str:
     """A return or a rate as a person reads it: `624.3`, `8.31` or `0.07`."""
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean of some returns, of several with their sample standard deviation: `624.3`, `624.3 ± 6.0`."""
+    mean = statistics.fmean(values)
+    return f"{decimal(mean)} ± {decimal(statistics.stdev(values))}" if len(values) > 1 else decimal(mean)
+
+
+def own_command() -> str:
+    """How this process's user calls `qsm`: by its name where it is on the path, else as it was called."""
+    if shutil.which("qsm") is not None:
+        return "qsm"
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "qsm" else "python -m qsm"
 
 
 def duration(seconds: float) -> str:

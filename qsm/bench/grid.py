@@ -19,7 +19,7 @@ from qsm.options.arguments import to_arguments
 from qsm.options.commands import OutputOptions
 from qsm.options.parser import Parser
 from qsm.options.run import Backend, LaunchOptions, RunConfig
-from qsm.record.config_file import as_option, conflicts, is_run, resolved_config
+from qsm.record.config_file import as_option, conflicts, is_run, read_config, resolved_config
 from qsm.record.run_id import RunId, check_name
 from qsm.record.status import read_progress
 
@@ -169,6 +169,10 @@ def progress_of(cell: Cell, steps: int) -> Progress:
     if not is_run(cell.path):
         return Progress("missing", 0, None)
     found = read_progress(cell.path)
+    try:
+        read_config(cell.path)
+    except UserError as error:
+        return Progress("failed", found.step, None, f"damaged: {first_line(error)}")
     if found.state == "finished" and found.step >= steps:
         return Progress("finished", found.step, found.last_return)
     if found.state in ("failed", "diverged"):

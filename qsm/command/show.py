@@ -70,7 +70,8 @@ def export(arguments: Sequence[str]) -> int:
     )
     given = parser.parse(arguments)
     options, overrides = given["export"], given["sampler"].given()
-    _warn(load_run(given["run"]), overrides)
+    run = load_run(given["run"])
+    _warn(run, overrides)
     start_jax()
     from qsm.checkpoints.selection import Which
     from qsm.policies.export import export as write
@@ -79,6 +80,11 @@ def export(arguments: Sequence[str]) -> int:
     written = write(given["run"], options.output, which, overrides)
     file = str(written.path)
     print(f"{file} ({written.num_bytes:,} bytes). Use it with: policy = qsm.load_policy({file!r})")
+    state = run.status().state
+    ended = "" if state == "finished" else f": the run is {state}, not finished"
+    print(
+        f"It is the policy of step {written.description.step:,} of {run.config['run_config']['steps']:,}{ended}"
+    )
     if written.description.program is None:
         print(f"NumPy alone cannot run it: {written.description.problem}")
     else:

@@ -46,6 +46,10 @@ def train(arguments: Sequence[str]) -> int:
         )
     given = parser_of(agent, _backend_of(arguments[1:])).parse(arguments[1:])
     task, launch, output = given["task"], given["launch"], given["output"]
+    if both := [option for option in launch.sweep_values if option in given["named"]]:
+        raise UserError(
+            f"{flag_of(both[0])} is given, and --sweep has values of it too; leave one of them out"
+        )
     check_task(task, launch.backend)
     from qsm.training.group import members
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qsm.base.text import shorten
+from qsm.base.text import shorten, spread
 from qsm.record.status import Outcome, State
 
 
@@ -29,6 +29,8 @@ def ending(
     stop_signal: int,
     problem: str | None,
     newest_step: int | None,
+    returns: Mapping[str, Sequence[float]],
+    command: str,
 ) -> Ending:
     """Says how a training ended.
 
@@ -39,6 +41,8 @@ def ending(
       stop_signal: number of the signal that stopped it, or 0.
       problem: why the last checkpoint could not be written; None where it was.
       newest_step: of the newest checkpoint; None where there is none.
+      returns: of the last evaluation, one a seed, by the values of a sweep; by "" without one.
+      command: how `qsm` is called.
     """
     lines = [
         f"Failed   {label} {reason}. Try again alone with another --seed or other options"
@@ -57,9 +61,14 @@ def ending(
         return Ending(stopped, stopped, "", [*lines, line])
     if active:
         above = Path(os.path.commonpath(active)) if len(active) > 1 else active[0]
+        width = max(map(len, returns), default=0)
+        lines += [
+            f"Return   {variant + ':' if variant else '':<{width + 2 if width else 0}}{spread(values)}"
+            for variant, values in returns.items()
+        ]
         lines += [
             f"Run      {shorten([str(path) for path in active], 1)}",
-            f"Play     qsm eval {active[0]}",
-            f"Look     qsm dashboard {above}",
+            f"Play     {command} eval {active[0]}",
+            f"Look     {command} dashboard {above}",
         ]
     return Ending("diverged" if frozen else "finished", "finished", "", lines)

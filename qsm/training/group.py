@@ -26,7 +26,12 @@ class Member:
     agent_config: Any
     config: RunConfig
     path: Path
-    label: str  # what tells it from the others: `seed 3`, `score_scale=10 seed 3`
+    variant: str = ""  # the values of a sweep: `score_scale=10`
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others: `seed 3`, `score_scale=10 seed 3`."""
+        return f"{self.variant} seed {self.config.seed}".strip()
 
 
 @dataclasses.dataclass
@@ -57,6 +62,15 @@ class Group:
     def newest_step(self) -> int | None:
         """The step of the newest checkpoint of the active runs, which all of them have; None where there is none."""
         return self.checkpoints[self.active_runs[0]].latest_step
+
+    def returns(self) -> dict[str, list[float]]:
+        """Of the last evaluation of the active runs, one a seed, by the values of a sweep."""
+        found: dict[str, list[float]] = {}
+        for i in self.active_runs:
+            value = self.last_returns[i]
+            if value is not None:
+                found.setdefault(self.members[i].variant, []).append(value)
+        return found
 
     def write_status(self, state: State, step: int, message: str = "", index: int | None = None) -> None:
         """Writes the status of run `index`, of every active run by default; nothing unless this process writes."""
@@ -97,7 +111,7 @@ def members(
             variant,
             run_config,
             run_dir or RunId(launch.backend, task, agent, variant_name, run_config.seed).path(root),
-            f"{label} seed {run_config.seed}".strip(),
+            label,
         )
         for label, variant, variant_name, run_config in runs
     ]

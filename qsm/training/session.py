@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from qsm.base.text import own_command
 from qsm.checkpoints.best import BestPolicies
 from qsm.checkpoints.checkpoint import Saved
 from qsm.checkpoints.saver import Saver
@@ -230,6 +231,8 @@ class Session:
             stop_signal,
             problem,
             group.newest_step if active else None,
+            group.returns(),
+            own_command(),
         )
         if end.outcome == "unsaved" and self._shown_problem is None:
             self.display.detail(self.saver.details)

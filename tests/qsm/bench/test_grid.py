@@ -106,6 +106,15 @@ def test_a_run_may_have_fewer_steps_and_where_it_is_finished_more(tmp_path: Path
         check_options(progress_of_all(grid(tmp_path, 3)))
 
 
+def test_a_finished_run_that_is_damaged_is_not_finished(tmp_path: Path) -> None:
+    (cell,) = grid(tmp_path, 1).cells
+    leave(cell, "finished", STEPS, STEPS)
+    assert progress_of(cell, STEPS).state == "finished"
+    (cell.path / "config.json").write_text("{")
+    found = progress_of(cell, STEPS)
+    assert (found.state, found.step) == ("failed", STEPS) and found.reason.startswith("damaged: ")
+
+
 @pytest.mark.parametrize("backend", ["dm_control", "mjx"])
 def test_a_cell_has_the_configuration_that_qsm_train_gives_it(
     backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

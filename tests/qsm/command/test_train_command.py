@@ -92,6 +92,12 @@ def test_several_swept_options_are_every_combination(qsm, trained):
     assert runs[3].label == "score_scale=1,action_noise=0.1 seed 1"
 
 
+def test_an_option_that_is_swept_is_not_given_besides(qsm, trained):
+    status, out, err = qsm(*TRAIN, "--sweep", "score_scale=1,10", "--score-scale", "5")
+    assert (status, out, trained) == (2, "", []) and err.count("\n") == 1
+    assert "--score-scale is given, and --sweep has values of it too; leave one of them out" in err
+
+
 def test_an_unknown_preset_is_told_in_one_line(qsm, trained):
     status, out, err = qsm(*TRAIN, "--preset", "stron")
     assert (status, out) == (2, "") and err.count("\n") == 1

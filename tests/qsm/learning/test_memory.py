@@ -181,7 +181,7 @@ def test_the_command_accepts_what_it_suggests_and_leaves_nothing_behind_when_it_
 
     def members(capacity: int) -> list[Member]:
         config = RunConfig(replay_capacity=capacity, num_envs=num_envs, eval_episodes=1, wandb="disabled")
-        return [Member(SACConfig(n_step=n_step), config, tmp_path / "run", "seed 0")]
+        return [Member(SACConfig(n_step=n_step), config, tmp_path / "run")]
 
     free(monkeypatch, 150_000)
     with pytest.raises(UserError) as error:
@@ -199,7 +199,7 @@ def test_the_least_capacity_is_that_of_the_command(tmp_path: Path, monkeypatch: 
     least = memory.min_capacity(num_envs=600, n_step=3)
     for capacity, is_refused in ((least - 1, True), (least, False)):
         config = RunConfig(replay_capacity=capacity, num_envs=600, wandb="disabled")
-        members = [Member(SACConfig(n_step=3), config, tmp_path / "run", "seed 0")]
+        members = [Member(SACConfig(n_step=3), config, tmp_path / "run")]
         refused = pytest.raises(UserError, match=f"need {least} or more") if is_refused else nullcontext()
         with refused:
             build_loop("sac", "probe", members, LaunchOptions(backend="mjx"))

@@ -211,7 +211,7 @@ def test_an_option_may_be_overridden_that_the_agent_has(world: World, tmp_path: 
     play(run, episodes=1, overrides={"eval_samples": 5})
     play(run, episodes=1)
     assert [options.eval_samples for options in world.options] == [5, 1]
-    with pytest.raises(UserError, match="SACConfig has no option 'eval_samples'"):
+    with pytest.raises(UserError, match="--eval-samples is no option of this agent; leave it out"):
         play(a_run(tmp_path / "sac", "dm_control"), episodes=1, overrides={"eval_samples": 5})
 
 

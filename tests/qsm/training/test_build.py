@@ -21,7 +21,7 @@ from tests.probe_environments import TruncatedReward
 
 def member(agent: dict[str, Any] | None = None, **options: Any) -> Member:
     defaults: dict[str, Any] = {"steps": 100, "random_steps": 10, "replay_capacity": 1000}
-    return Member(SACConfig(**(agent or {})), RunConfig(**(defaults | options)), Path("run"), "seed 0")
+    return Member(SACConfig(**(agent or {})), RunConfig(**(defaults | options)), Path("run"))
 
 
 @pytest.mark.parametrize(

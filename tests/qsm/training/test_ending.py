@@ -16,21 +16,29 @@ RUNS = [Path("runs/a/seed_0"), Path("runs/a/seed_1")]
 def end(**changes: Any) -> Ending:
     usual: dict[str, Any] = {
         "step": 1500, "is_last": True, "active": RUNS[:1], "frozen": {}, "stop_signal": 0, "problem": None,
-        "newest_step": 1500,
+        "newest_step": 1500, "returns": {"": [839.25]}, "command": "qsm",
     }  # fmt: skip
     return ending(**(usual | changes))
 
 
 def test_a_finished_run_says_what_to_do_next():
     lines = [
+        "Return   839.2",
         "Run      runs/a/seed_0",
         "Play     qsm eval runs/a/seed_0",
         "Look     qsm dashboard runs/a/seed_0",
     ]
     assert end() == Ending("finished", "finished", "", lines)
-    several = end(active=RUNS).lines
-    assert several[0] == "Run      runs/a/seed_0 and 1 more"
-    assert several[2] == f"Look     qsm dashboard {Path('runs/a')}"
+    several = end(active=RUNS, returns={"": [600.0, 624.0]}, command=".venv/bin/qsm").lines
+    assert several[0] == "Return   612.0 ± 17.0"
+    assert several[1] == "Run      runs/a/seed_0 and 1 more"
+    assert several[2] == "Play     .venv/bin/qsm eval runs/a/seed_0"
+    assert several[3] == f"Look     .venv/bin/qsm dashboard {Path('runs/a')}"
+
+
+def test_values_of_a_sweep_are_not_thrown_together():
+    found = end(active=RUNS, returns={"score_scale=1": [3.0, 5.0], "score_scale=100": [700.0]}).lines
+    assert found[:2] == ["Return   score_scale=1:   4.00 ± 1.41", "Return   score_scale=100: 700.0"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +59,7 @@ def test_a_run_that_was_frozen_is_named_and_the_others_finish():
     assert found.lines[0] == (
         "Failed   seed 3 diverged by step 10: critic/loss is nan. Try again alone with another --seed or other options"
     )
-    assert len(found.lines) == 4
+    assert len(found.lines) == 5
 
 
 def test_where_all_were_frozen_there_is_nothing_to_play():

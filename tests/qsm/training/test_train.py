@@ -66,7 +66,7 @@ class Run:
             self.made.append(Task(at_step if is_training else lambda step: None, action_repeat))
             return self.made[-1]
 
-        runs = [Member(AgentConfig(), options(**changes), path, "seed 0")]
+        runs = [Member(AgentConfig(), options(**changes), path)]
         return train("tally", task, runs, simulators=Simulators(make), end_process=end_process)
 
 
@@ -336,7 +336,7 @@ def test_other_options_are_refused_for_an_unfinished_run(run: Run, tmp_path: Pat
 
 def test_an_impossible_task_is_a_mistake_of_the_user(tmp_path: Path):
     with pytest.raises(UserError, match="no-such-task"):
-        train("sac", "no-such-task", [Member(AgentConfig(), options(), tmp_path / "run", "seed 0")])
+        train("sac", "no-such-task", [Member(AgentConfig(), options(), tmp_path / "run")])
     assert not (tmp_path / "run").exists()
 
 
