@@ -18,7 +18,7 @@ import jax
 from jax.experimental import topologies
 
 import agents
-from agents.presets import PLAIN, PresetName
+from agents import PLAIN, PresetName
 from envs.api import EnvSpec
 from qsm.base.errors import UserError
 from qsm.learning import seeds
