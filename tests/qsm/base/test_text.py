@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qsm.base.text import byte_size, clock_time, count, decimal, duration, shorten
+from qsm.base import text as texts
+from qsm.base.text import byte_size, clock_time, count, decimal, duration, own_command, shorten, spread
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,24 @@ def test_byte_size(number: int, text: str):
 )
 def test_count(number: int, text: str):
     assert count(number, "run") == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [([624.31], "624.3"), ([600.0, 624.0], "612.0 ± 17.0"), ([3.0, 5.0], "4.00 ± 1.41")]
+)
+def test_spread(values: list[float], text: str):
+    assert spread(values) == text
+
+
+@pytest.mark.parametrize(
+    ("on_path", "called", "expected"),
+    [
+        ("/bin/qsm", ".venv/bin/qsm", "qsm"),
+        (None, ".venv/bin/qsm", ".venv/bin/qsm"),
+        (None, "/x/qsm/__main__.py", "python -m qsm"),
+    ],
+)
+def test_own_command(monkeypatch: pytest.MonkeyPatch, on_path: str | None, called: str, expected: str):
+    monkeypatch.setattr(texts.shutil, "which", lambda name: on_path if name == "qsm" else "")
+    monkeypatch.setattr(texts.sys, "argv", [called, "train"])
+    assert own_command() == expected

@@ -27,7 +27,7 @@ from qsm.data.segments import Segment
 from qsm.learning.learner import FAILURE_RATE, Learner
 from qsm.options.run import LaunchOptions, RunConfig
 from qsm.record.tables import read_csv
-from qsm.training.group import Member, members
+from qsm.training.group import Group, Member, members
 from qsm.training.resume import common_step
 from qsm.training.train import Outcome, train
 from tests.probe_environments import ObservationReward, TruncatedReward
@@ -356,3 +356,19 @@ def test_a_finished_run_is_extended_or_overwritten_only_if_asked(made: list[Task
     assert again(LaunchOptions(overwrite=True)) == "finished"
     assert rows(path / "train.csv") == first
     assert json.loads((path / "config.json").read_text())["run_config"]["steps"] == 40
+
+
+def test_returns_are_those_of_each_value_of_a_sweep():
+    """Runs that are frozen have none."""
+    swept = [
+        Member(SACConfig(), RunConfig(seed=seed), Path("run"), variant)
+        for variant in ("discount=0.9", "discount=0.99")
+        for seed in (0, 1)
+    ]
+    assert [member.label for member in swept][1::2] == ["discount=0.9 seed 1", "discount=0.99 seed 1"]
+    group = Group(swept, [], [])
+    group.runs = [None] * 4  # type: ignore[list-item]
+    group.last_returns = [1.0, 2.0, 3.0, None]
+    assert group.returns() == {"discount=0.9": [1.0, 2.0], "discount=0.99": [3.0]}
+    group.frozen[0] = "diverged"
+    assert group.returns() == {"discount=0.9": [2.0], "discount=0.99": [3.0]}
