@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from agents.parts import boltzmann, measure, score
 from agents.parts.paths import backup, chain, fit, temperature, weights
 from agents.parts.paths.fitted import FittedChains, PathState
-from agents.parts.paths.options import RATE, Fit
+from agents.parts.paths.options import RATE, TUNED, Fit
 from agents.parts.paths.plain import Drawn, Hyper, Value
 from agents.parts.types import Metrics, Transition
 
@@ -93,11 +93,13 @@ class WeightedChains(FittedChains):
     ) -> tuple[PathState, Metrics]:
         spread = fit.spread(drawn.unsquashed, self.config.chains_per_state)
         residual = self.follow_residual(state, params, observation, drawn, target, hyper)
-        room = measured["path/effective_share"].total - hyper["effective_floor"]
-        learned, held = self.hold_spread(state.log_temperature, drawn, room, hyper)
-        if self.config.temperature == "entropy":
-            excess = measured["path/entropy_per_action"].total - hyper["target_entropy_per_action"]
-            learned = temperature.step(learned, excess, room, hyper[RATE], spread.shape[0])
+        learned, held = state.log_temperature, {}
+        if self.config.temperature in TUNED:
+            room = measured["path/effective_share"].total - hyper["effective_floor"]
+            learned, held = self.hold_spread(learned, drawn, room, hyper)
+            if self.config.temperature == "entropy":
+                excess = measured["path/entropy_per_action"].total - hyper["target_entropy_per_action"]
+                learned = temperature.step(learned, excess, room, hyper[RATE], spread.shape[0])
         metrics = held | {
             "path/spread": measure.mean(jnp.sqrt(spread)),
             "path/smallest_residual": measure.mean(jnp.sqrt(residual[0])),
