@@ -12,11 +12,7 @@ import collections
 import os
 from pathlib import Path
 
-# Nothing runs, so that no device is looked for; and what a compiler tries out on the card is left out.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false"]
-).strip()
+os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs: no device is looked for
 
 from qsm.command.script import mistakes_told, read_arguments, write_rows
 from qsm.options.parser import Positional

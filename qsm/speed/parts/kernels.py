@@ -28,6 +28,8 @@ from qsm.speed.parts import waterfall
 CAPACITY = 20_000
 PLUGINS = {"jax_plugins.xla_cuda13": 13, "jax_plugins.xla_cuda12": 12}
 """JAX's CUDA plugins, and the version of CUDA each is for."""
+COMPILER_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+"""Without what a compiler tries out on the card; the matrix products are the library's."""
 COPIES = ("copy", "transpose", "slice", "concatenate")
 CARD = """
 platform_name: "CUDA"
@@ -117,7 +119,7 @@ def compiled(agent: Any, num_seeds: int) -> str:
     )
     with _all_at_once(num_seeds):
         traced = jax.jit(learner.group.learn, donate_argnums=0).trace(*shapes)
-    text = traced.lower(lowering_platforms=("cuda",)).compile().as_text()
+    text = traced.lower(lowering_platforms=("cuda",)).compile(COMPILER_OPTIONS).as_text()
     assert text is not None
     return text
 
