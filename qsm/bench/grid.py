@@ -169,11 +169,11 @@ def progress_of(cell: Cell, steps: int) -> Progress:
     if not is_run(cell.path):
         return Progress("missing", 0, None)
     found = read_progress(cell.path)
-    try:
-        read_config(cell.path)
-    except UserError as error:
-        return Progress("failed", found.step, None, f"damaged: {first_line(error)}")
     if found.state == "finished" and found.step >= steps:
+        try:
+            read_config(cell.path)
+        except UserError as error:
+            return Progress("failed", found.step, None, f"damaged: {first_line(error)}")
         return Progress("finished", found.step, found.last_return)
     if found.state in ("failed", "diverged"):
         return Progress("failed", found.step, found.last_return, found.message)

@@ -193,7 +193,7 @@ class Display:
         """Takes the bar down and prints what to do next."""
         self._show(self._bar.stop)
         for line in lines:
-            self._print(Text(line))
+            self._print(Text(line if self._unicode else line.replace("±", "+-")))
 
     def _status(self, step: int) -> str:
         """`12,000/50,000 | 231 steps/s | 2:44 left`, less of it where the terminal is narrow or no rate is known."""

@@ -147,7 +147,7 @@ class FittedChains(PlainChains):
         hyper: Hyper,
     ) -> tuple[PathState, Metrics]:
         residual = self.follow_residual(state, params, observation, drawn, target, hyper)
-        # No colder than the policy follows: there tau is raised already.
+        # No colder than the policy follows: beyond the limit it is not pulled any harder.
         room = jnp.log(hyper["drift_limit"] / jnp.maximum(measured["score/drift"].total, 1e-8))
         learned, metrics = self.hold_spread(state.log_temperature, drawn, room, hyper)
         return state._replace(residual=residual, log_temperature=learned), metrics
