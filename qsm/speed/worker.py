@@ -41,7 +41,7 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdin is not None and process.stdout is not None
-        self._requests, self._answers = process.stdin, process.stdout
+        self._process, self._requests, self._answers = process, process.stdin, process.stdout
 
     def ask(self, timed: Timed, units: int) -> None:
         """Has it begin, compiling where that is still to be done; `answer` waits for the end."""
@@ -54,7 +54,11 @@ class Worker:
         Raises:
           WorkerError: it cannot be timed, or the process has ended.
         """
-        answer = json.loads(self._answers.readline() or '"the process has ended"')
+        line = self._answers.readline()
+        if not line:
+            self._process.wait()  # so that whoever asks again always finds it ended
+            raise WorkerError("the process has ended")
+        answer = json.loads(line)
         if isinstance(answer, str):
             raise WorkerError(answer)
         return answer
@@ -75,6 +79,9 @@ def worker(checkout: Path, variables: Mapping[str, str]) -> Iterator[Worker]:
             yield Worker(process)
         finally:
             process.kill()
+            with contextlib.suppress(BrokenPipeError):  # a request that a process which had ended never took
+                assert process.stdin is not None
+                process.stdin.close()
 
 
 def _make(timed: Timed) -> Any:
