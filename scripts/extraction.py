@@ -10,7 +10,8 @@ to `qsm bench`: qsm-clean@hot:inverse_temperature=3. Options of critics, and of 
 
 A row for each policy, measurement and way to act (explore, evaluate): the return of episodes, and how much more the
 critics expect of the policy's actions than of those in the replay buffer, in the task's rewards. The first rows are the
-run's own policy.
+run's own policy. `--metrics policy/saturation score/temperature` adds what the updates told of these, as a training's
+train.csv has them: means over the last hundred.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import agents
 from agents.api import Agent
 from agents.config import INFINITY, Limits, check_limits
 from agents.parts import normalizer
-from agents.parts.types import Mode
+from agents.parts.types import Mean, Metrics, Mode
 from envs.api import HostEnvironment
 from qsm.base.errors import UserError, first_line
 from qsm.bench.grid import AgentSpec, parse_agent
@@ -63,6 +64,8 @@ RATES = ("critic_learning_rate", "target_rate")
 MODES: tuple[Mode, ...] = ("explore", "evaluate")
 SHOWN = ("return_mean", "return_std", "failure_rate")
 """What is told of the episodes."""
+RECENT = 100
+"""Updates whose metrics are told."""
 NUM_STATES = 2_048
 """States at which actions are valued."""
 
@@ -79,6 +82,8 @@ class Options:
     """Times that each policy is measured, evenly far apart."""
     episodes: int = 4
     """Episodes of a measurement, for each way to act."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of the updates to tell besides, where an agent has them: columns of a training's train.csv."""
     seed: int = 0
     """Of networks, batches and episodes."""
     output: Path = Path("extraction.csv")
@@ -170,15 +175,24 @@ def fresh(agent: Agent, source: Source, key: jax.Array) -> Any:
 @functools.partial(jax.jit, static_argnames="agent", donate_argnames="state")
 def learn(
     agent: Agent, state: Any, rows: replay.Replay, key: jax.Array, first: jax.Array, stop: jax.Array
-) -> Any:
-    """`state` after updates `first` to `stop`, its critics as they were."""
+) -> tuple[Any, Metrics]:
+    """`state` after updates `first` to `stop`, its critics as they were, and metrics of the last of them."""
 
-    def update(number: jax.Array, state: Any) -> Any:
+    def update(number: jax.Array, state: Any) -> tuple[Any, Metrics]:
         batch_key, update_key = jax.random.split(jax.random.fold_in(key, number))
         batch = sampling.sample(rows, agent.sampling, agent.discount(state), batch_key)
-        return agent.update(state, batch, update_key, number)[0]._replace(critic=state.critic)
+        learned, metrics = agent.update(state, batch, update_key, number)
+        return learned._replace(critic=state.critic), metrics
 
-    return jax.lax.fori_loop(first, stop, update, state)
+    def accumulate(number: jax.Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+        state, told = carry
+        state, metrics = update(number, state)
+        recent = number >= stop - RECENT
+        return state, jax.tree.map(lambda sums, new: jnp.where(recent, sums + new, sums), told, metrics)
+
+    _, shapes = jax.eval_shape(update, first, state)
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.fori_loop(first, stop, accumulate, (state, none))
 
 
 @functools.partial(jax.jit, static_argnames=("agent", "mode"))
@@ -224,6 +238,11 @@ def measure(
         yield {"mode": mode} | {name: played.metrics()[name] for name in SHOWN} | {"advantage": float(gain)}
 
 
+def mean(metric: Mean | None) -> float | None:
+    """None where an agent has no such metric, or no update told it."""
+    return None if metric is None or not metric.count else float(metric.total / metric.count)
+
+
 def extract(
     source: Source, agent: Agent, environments: Sequence[HostEnvironment], options: Options
 ) -> Iterator[dict[str, Any]]:
@@ -233,9 +252,10 @@ def extract(
     done = 0
     for i in range(options.measurements):
         stop = options.updates * (i + 1) // options.measurements
-        state, done = learn(agent, state, source.replay, key, done, stop), stop
+        (state, metrics), done = learn(agent, state, source.replay, key, done, stop), stop
+        told = {name: mean(metrics.get(name)) for name in options.metrics}
         for row in measure(agent, state, source, environments, options.seed):
-            yield {"updates": done} | row
+            yield {"updates": done} | row | told
 
 
 def rows_of(source: Source, policies: Mapping[str, Agent], options: Options) -> Iterator[dict[str, Any]]:
@@ -243,8 +263,9 @@ def rows_of(source: Source, policies: Mapping[str, Agent], options: Options) -> 
     config = source.config
     about = {"task": config["task"], "critics_of": config["agent"], "step": source.step}
     environments = [source.built.task.host(i) for i in range(options.episodes)]
+    no_updates = dict.fromkeys(options.metrics)
     for row in measure(source.built.agent, source.state, source, environments, options.seed):
-        yield about | {"policy": "as trained", "updates": ""} | row
+        yield about | {"policy": "as trained", "updates": ""} | row | no_updates
     for text, agent in policies.items():
         for row in extract(source, agent, environments, options):
             yield about | {"policy": text} | row
@@ -269,7 +290,10 @@ def main() -> None:
                 rows.append(row)
                 print(
                     f"{row['policy']:40} {row['updates']!s:>7} {row['mode']:9}"
-                    f"{row['return_mean']:7.1f} ± {row['return_std']:5.1f}  advantage {row['advantage']:8.4f}",
+                    f"{row['return_mean']:7.1f} ± {row['return_std']:5.1f}  advantage {row['advantage']:8.4f}"
+                    + "".join(
+                        f"  {name} {row[name]:.4g}" for name in options.metrics if row[name] is not None
+                    ),
                     flush=True,
                 )
         finally:  # what was measured is kept, also of one that is interrupted

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ import pytest
 
 import agents
 from agents.config import AgentConfig
-from agents.parts.types import Mode, Sampling
+from agents.parts import measure
+from agents.parts.types import Mean, Metrics, Mode, Sampling
 from envs.api import StepType, TimeStep
 from qsm.bench.grid import parse_agent
 from qsm.command import cli
@@ -99,11 +100,37 @@ def test_a_policy_learns_and_its_critics_do_not_move():
     # Within an update, the policy follows the critics just updated: those of the run, at a rate of zero.
     assert [float(before.hyperparameters[name]) for name in extraction.RATES] == [0.0, 0.0]
     kept = jax.tree.map(np.asarray, (before.critic, before.normalizer, before.actor))
-    after = extraction.learn(agent, before, source.replay, jax.random.key(3), 0, 4)
+    after, _ = extraction.learn(agent, before, source.replay, jax.random.key(3), 0, 4)
     jax.tree.map(np.testing.assert_array_equal, kept[:2], (after.critic, after.normalizer))
     jax.tree.map(np.testing.assert_array_equal, kept[0].online.params, learned.critic.online.params)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), kept[2], after.actor)
     assert all(jax.tree.leaves(moved.params))
+
+
+class Still(NamedTuple):
+    critic: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Telling(Fixed):
+    """Tells the number of each update, of odd ones besides, and of something that never happens."""
+
+    def update(self, state: Any, batch: Any, key: jax.Array, step: jax.Array) -> tuple[Any, Metrics]:
+        number, odd = jnp.asarray(step, jnp.float32), jnp.asarray(step % 2, jnp.float32)
+        told = {"number": Mean(number, jnp.ones(())), "odd": Mean(odd * number, odd)}
+        return state, told | {"never": measure.skipped()}
+
+
+def test_metrics_are_those_of_the_last_updates():
+    agent: Any = Telling()
+    stretches = {
+        (0, 250): (199.5, 200.0),
+        (250, 260): (254.5, 255.0),
+    }  # the last 100, or as many as there are
+    for (first, stop), told in stretches.items():
+        _, metrics = extraction.learn(agent, Still(), replayed(5, 1, 1), jax.random.key(0), first, stop)
+        found = [extraction.mean(metrics.get(name)) for name in ("number", "odd", "never", "unknown")]
+        assert found == [*told, None, None]
 
 
 def test_critics_are_those_of_the_run():
@@ -186,6 +213,7 @@ def test_a_run_is_read_and_every_policy_has_its_rows(
     output = tmp_path / "made" / "table.csv"
     variant = "qsm-clean@z30:inverse_temperature=30:hidden_sizes=8"
     words = ["--agents", "td3", variant, "--updates", "6", "--episodes", "1", "--output", str(output)]
+    words += ["--metrics", "score/temperature", "policy/q"]
     monkeypatch.setattr(sys, "argv", ["extraction.py", str(run), *words])
     extraction.main()
     with output.open(newline="") as file:
@@ -195,4 +223,5 @@ def test_a_run_is_read_and_every_policy_has_its_rows(
         *((name, n, mode) for name in ("td3", variant) for n in ("3", "6") for mode in extraction.MODES),
     ]
     assert {row["step"] for row in rows} == {"1200"}
+    assert [bool(row["score/temperature"]) for row in rows] == [row["policy"] == variant for row in rows]
     assert all(0 <= float(row["return_mean"]) <= 1000 for row in rows)
