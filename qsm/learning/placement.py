@@ -44,10 +44,11 @@ class Placement:
         there = jax.devices()
         count = len(there) if num_devices is None else num_devices
         if count > len(there):
-            raise ValueError(f"num_devices is {count}, but there are {len(there)} devices here")
+            here = "is one device" if len(there) == 1 else f"are {len(there)} devices"
+            raise ValueError(f"--num-devices is {count}, but there {here} here")
         if jax.process_count() > 1 and count != len(there):
             raise ValueError(
-                f"num_devices is {count}; a run of {jax.process_count()} processes uses all {len(there)} devices"
+                f"--num-devices is {count}; a run of {jax.process_count()} processes uses all {len(there)} devices"
             )
         if num_seeds % count == 0:
             self.mode = "seeds"
@@ -55,7 +56,7 @@ class Placement:
             self.mode = "batch"
         else:
             raise ValueError(
-                f"num_devices is {count}, which divides neither the {num_seeds} seeds nor both the {num_envs} "
+                f"--num-devices is {count}, which divides neither the {num_seeds} seeds nor both the {num_envs} "
                 f"environments and the batch of {batch_size}; choose numbers that it divides"
             )
         self.mesh = Mesh(np.array(there[:count]), (AXIS,))

@@ -105,7 +105,15 @@ class Parser:
         named = frozenset(values)  # options of the line itself, and none that is implied
         if self.implied is not None:
             values = {**self.implied(values), **values}
-        instances = {title: self.instance(group, values) for title, group in self.groups.items()}
+        try:
+            instances = {title: self.instance(group, values) for title, group in self.groups.items()}
+        except UserError as error:
+            flag = str(error).partition(" ")[0]
+            if self.flags.get(flag, flag) not in values.keys() - named:
+                raise
+            raise UserError(
+                f"{error}. It is the preset that sets {flag}; give another one of it too"
+            ) from error
         return self._read_words(words) | instances | {"named": named}
 
     def help(self, width: int | None = None) -> str:

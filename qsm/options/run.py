@@ -176,6 +176,4 @@ class LaunchOptions:
         name = name.strip().lstrip("-").replace("-", "_")
         if not equals or not name.isidentifier() or not numbers or not all(map(math.isfinite, numbers)):
             raise ValueError(f"sweep is {self.sweep!r}; {SWEEP_FORM}")
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(f"sweep is {self.sweep!r}; it names a value twice")
         return name, numbers

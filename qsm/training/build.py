@@ -105,30 +105,30 @@ def check_counts(member: Member, backend: Backend) -> None:
     config, agent = member.config, member.agent_config
     if backend == "dm_control" and config.num_envs > 1:
         raise ValueError(
-            f"num_envs is {config.num_envs}; dm_control steps one environment for each seed. Take "
+            f"--num-envs is {config.num_envs}; dm_control steps one environment for each seed. Take "
             "--num-seeds for more seeds, or --backend mjx for more environments"
         )
     if backend == "dm_control" and config.random_elapsed:
         raise ValueError(
-            "random_elapsed is on; dm_control's episodes begin at their beginning. Leave it out, or add --backend mjx"
+            "--random-elapsed is on; dm_control's episodes begin at their beginning. Leave it out, or add --backend mjx"
         )
     schedule = Schedule.of(config, config.action_repeat, agent.n_step)
     if schedule.random_steps >= config.steps:
         raise ValueError(
-            f"steps is {config.steps}, but {config.num_envs} environments take {schedule.random_steps} steps before "
+            f"--steps is {config.steps}, but {config.num_envs} environments take {schedule.random_steps} steps before "
             "the first update; train for longer or with fewer environments"
         )
     if schedule.updates_due(config.steps) >= 2**31:
         raise ValueError(
-            f"replay_ratio is {config.replay_ratio}; over {config.steps} steps that is more than 2^31 updates"
+            f"--replay-ratio is {config.replay_ratio}; over {config.steps} steps that is more than 2^31 updates"
         )
     smallest = memory.min_capacity(config.num_envs, agent.n_step)
     if config.replay_capacity < smallest:
         raise ValueError(
-            f"replay_capacity is {config.replay_capacity}; {config.num_envs} environments need {smallest} or more"
+            f"--replay-capacity is {config.replay_capacity}; {config.num_envs} environments need {smallest} or more"
         )
     if agent.batch_size > config.replay_capacity:
         raise ValueError(
-            f"batch_size is {agent.batch_size}, more than all that is remembered: replay_capacity is "
+            f"--batch-size is {agent.batch_size}, more than all that is remembered: --replay-capacity is "
             f"{config.replay_capacity}. Lower --batch-size or raise --replay-capacity"
         )

@@ -94,7 +94,8 @@ def members(
       UserError: the sweep names no hyperparameter, a value that it cannot take, or `run_dir` is one for many runs.
     """
     try:
-        variants = _variants(agent, agent_config, launch, name or agents.label_of(agent_config.preset))
+        name = name or agents.label_of(agent_config.preset)
+        variants = _variants(agent, agent_config, config, launch, name)
         runs = [
             (label, variant, variant_name, dataclasses.replace(config, seed=config.seed + i))
             for variant_name, variant, label in variants
@@ -103,7 +104,7 @@ def members(
     except ValueError as error:
         raise UserError(str(error)) from error
     if len({variant_name for _, _, variant_name, _ in runs}) * launch.num_seeds < len(runs):
-        raise UserError(f"--sweep is {launch.sweep!r}; two values of an option are the same to twelve digits")
+        raise UserError(f"--sweep is {launch.sweep!r}; it names a value twice (compared to twelve digits)")
     if run_dir is not None and len(runs) > 1:
         raise UserError(f"--run-dir is one folder, but there are {len(runs)} runs; give --runs and --name")
     return [
@@ -118,7 +119,7 @@ def members(
 
 
 def _variants(
-    agent: str, agent_config: Any, launch: LaunchOptions, name: str | None
+    agent: str, agent_config: Any, config: RunConfig, launch: LaunchOptions, name: str | None
 ) -> list[tuple[str | None, Any, str]]:
     """Name, options and label of each combination of the sweep's values."""
     allowed = agent_config.hyperparameters()
@@ -128,6 +129,12 @@ def _variants(
         if option in {field.name for field in dataclasses.fields(agent_config)}:
             raise UserError(
                 f"--sweep names {option}, which shapes the compiled program; start a run for each of its values"
+            )
+        if option == "seed":
+            raise UserError("--sweep names seed; give --seed for the first and --num-seeds for how many")
+        if option in {field.name for field in dataclasses.fields(config)}:
+            raise UserError(
+                f"--sweep names {option}, which is the run's and not the agent's; start a run for each of its values"
             )
         raise UserError(
             f"--sweep names {option!r}, which agent {agent!r} does not have.{nearest(option, allowed)} "

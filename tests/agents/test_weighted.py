@@ -50,6 +50,16 @@ def test_what_needs_weights_is_refused_without_them(option: str, value: str):
         small_agent("qsm-clean", **{option: value})
 
 
+@pytest.mark.parametrize(
+    "options", [{"temperature": "entropy"}, {"temperature": "spread"}, {"critic_target": "entropy"}]
+)
+def test_an_infinite_temperature_is_refused_where_it_is_learned_or_counted(options: dict[str, str]):
+    """It would give no number: log(inf), and inf times an entropy. Elsewhere it is the uniform policy."""
+    with pytest.raises(ValueError, match=f"inverse_temperature is 0, .*{next(iter(options))} '"):
+        weighted_agent(**options, inverse_temperature=0)
+    weighted_agent(inverse_temperature=0)
+
+
 def test_its_floats_are_hyperparameters_where_chains_are_weighted():
     bare, weighted = (agent.config.hyperparameters() for agent in (small_agent("qsm-clean"), FULL))
     assert set(weighted) - set(bare) == set(PATH_FLOATS)

@@ -112,6 +112,11 @@ class PathConfig(DiffusionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.inverse_temperature and (self.temperature in TUNED or self.critic_target != "plain"):
+            what = "temperature" if self.temperature in TUNED else "critic_target"
+            raise ValueError(
+                f"inverse_temperature is 0, an infinite tau, which {what} {getattr(self, what)!r} cannot do with"
+            )
         if self.target == "weighted":
             if self.batch_size % self.chains_per_state:
                 raise ValueError(

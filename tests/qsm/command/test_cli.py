@@ -67,7 +67,12 @@ MISTAKES = {
     "train qsm x --num-seeds 0": "--num-seeds is 0; it must be from 1 to 4096",
     "train qsm x --sweep score_scale": "--sweep is 'score_scale'; it must be an option and its values",
     "train qsm x --sweep score_scale=1,a": "--sweep is 'score_scale=1,a'; it must be an option and its values, such as",
-    "train qsm x --sweep score_scale=1,1": "it names a value twice",
+    "train qsm cheetah-run --sweep score_scale=1,1": "it names a value twice",
+    "train qsm cheetah-run --sweep hidden_sizes=64,64": "hidden_sizes, which shapes the compiled program",
+    "train qsm cheetah-run --sweep seed=1,2": "give --seed for the first and --num-seeds for how many",
+    "train qsm cheetah-run --sweep steps=1e6,2e6": "--sweep names steps, which is the run's and not the agent's",
+    "train qsm-clean x --preset strong --target clean": "It is the preset that sets --temperature; give another one",
+    "train qsm-clean x --preset strong --temperature entropy": "target is 'fitted'\n",
     "train qsm x --sweep 'score_scale=1 score-scale=2'": "it names an option twice",
     "train qsm x --sweep 'score_scale=1 2'": "several with blanks between",
     "train qsm x --sweep ' '": "it must be an option and its values",
@@ -257,12 +262,12 @@ def test_mistakes_found_later_take_one_line_and_bugs_keep_their_traceback(qsm, t
     ("line", "reason"),
     [
         ("--num-devices 0", "--num-devices is 0; it must be from 1 to"),
-        ("--num-devices 9", "num_devices is 9, but there are 8 devices here"),
+        ("--num-devices 9", "--num-devices is 9, but there are 8 devices here"),
         (
             "--num-devices 3 --num-seeds 2",
-            "num_devices is 3, which divides neither the 2 seeds nor both the 1",
+            "--num-devices is 3, which divides neither the 2 seeds nor both the 1",
         ),
-        ("--num-devices 4 --batch-size 64", "num_devices is 4, which divides neither the 1 seeds"),
+        ("--num-devices 4 --batch-size 64", "--num-devices is 4, which divides neither the 1 seeds"),
     ],
 )
 def test_devices_that_cannot_be_used_are_told_of_in_one_line(qsm, line: str, reason: str, tmp_path: Path):

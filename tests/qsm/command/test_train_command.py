@@ -173,7 +173,7 @@ def test_dry_run_predicts_the_memory_of_all_seeds(qsm, tmp_path: Path, monkeypat
     # What the training would refuse, too.
     small = ["--batch-size", "2000", "--replay-capacity", "1000", "--dry-run"]
     status, printed, err = qsm("train", "sac", "gridworld-rooms", *small)
-    assert (status, printed) == (2, "") and "batch_size is 2000" in err
+    assert (status, printed) == (2, "") and "--batch-size is 2000" in err
 
 
 def test_options_without_effect_are_told_before_the_training(qsm, trained: list[tuple]):

@@ -27,14 +27,14 @@ def member(agent: dict[str, Any] | None = None, **options: Any) -> Member:
 @pytest.mark.parametrize(
     ("agent", "options", "backend", "message"),
     [
-        ({}, {"num_envs": 2}, "dm_control", "num_envs is 2; dm_control steps one environment for each seed"),
-        ({}, {"random_elapsed": True}, "dm_control", "random_elapsed is on; dm_control's episodes begin at"),
+        ({}, {"num_envs": 2}, "dm_control", "--num-envs is 2; dm_control steps one environment for each seed"),
+        ({}, {"random_elapsed": True}, "dm_control", "--random-elapsed is on; dm_control's episodes begin at"),
         ({"n_step": 5}, {"num_envs": 20}, "mjx", "20 environments take 100 steps before the first update"),
         ({}, {"steps": 2**31 - 1, "replay_ratio": "1024"}, "mjx", r"more than 2\^31 updates"),
         ({}, {"num_envs": 400, "steps": 2000}, "mjx", "400 environments need 1200 or more"),
         (
             {"batch_size": 1001}, {}, "dm_control",
-            "batch_size is 1001, more than all that is remembered: replay_capacity is 1000. "
+            "--batch-size is 1001, more than all that is remembered: --replay-capacity is 1000. "
             "Lower --batch-size or raise --replay-capacity",
         ),
     ],
@@ -105,5 +105,5 @@ def test_a_refusal_is_one_line_for_the_user_and_no_simulator_is_loaded():
     def host(task: str, seed: int, action_repeat: int) -> TruncatedReward:
         raise AssertionError("loaded")
 
-    with pytest.raises(UserError, match="batch_size is 100000, more than all"):
+    with pytest.raises(UserError, match="--batch-size is 100000, more than all"):
         build_loop("sac", "probe", [member({"batch_size": 100_000})], LaunchOptions(), Simulators(host))
