@@ -222,6 +222,8 @@ class ProtocolOptions:
 
     eval_interval: int | None = None
     """Environment steps between evaluations."""
+    eval_episodes: int | None = None
+    """Episodes of an evaluation."""
     random_steps: int | None = None
     """Environment steps of uniform random actions before the first update."""
     replay_ratio: str | None = None

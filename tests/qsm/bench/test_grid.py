@@ -71,6 +71,7 @@ def test_a_run_of_other_options_is_refused_before_anything_is_trained(
         "--out",
         str(tmp_path),
     ]
+    assert "--eval-episodes is 10 there and 3 here" in told([*same, "--eval-episodes", "3"], capsys)
     line = told([*same, "--action-repeat", "2", "--replay-ratio", "4"], capsys)
     assert f"{first.path} (one of 2) holds a run of other options: " in line
     assert '--replay-ratio is "1" there and "4" here' in line
