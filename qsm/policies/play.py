@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def play(
         raise UserError(f"{run.path}: {error}") from error
     player = _Player(run, seed, episodes, overrides or {}, which, simulators)
     record: list[np.ndarray] | None = [] if video is not None else None
+    _say(f"playing {episodes} episode{'s' if episodes > 1 else ''} with the policy of step {player.step:,}")
     evaluation = player.play(backend, record)
     result = {"run": str(run.path), "step": player.step, "backend": backend, **evaluation.metrics()}
     if backend != trained_on:
@@ -81,6 +83,7 @@ def play(
         result["lost"] = before - after
         result["lost_share"] = f"{(before - after) / before:.1%}" if before else "undefined"
     if video is not None and record is not None:
+        _say(f"drawing the first to {video}")
         try:
             first = episode_seed(seed, player.step + 1, 0)
             drawn = render.render_episode(
@@ -95,6 +98,11 @@ def play(
             raise UserError(str(error)) from error
         result["video"] = str(drawn.path)
     return result
+
+
+def _say(what: str) -> None:
+    """What is waited for, on standard error: results go to standard output."""
+    print(what, file=sys.stderr, flush=True)
 
 
 class _Player:
