@@ -73,7 +73,7 @@ def play(
         raise UserError(f"{run.path}: {error}") from error
     player = _Player(run, seed, episodes, overrides or {}, which, simulators)
     record: list[np.ndarray] | None = [] if video is not None else None
-    _say(f"playing {episodes} episode{'s' if episodes > 1 else ''} with the policy of step {player.step:,}")
+    _say(f"playing {episodes} episode{'s' if episodes > 1 else ''}")
     evaluation = player.play(backend, record)
     result = {"run": str(run.path), "step": player.step, "backend": backend, **evaluation.metrics()}
     if backend != trained_on:
