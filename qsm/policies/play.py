@@ -73,7 +73,6 @@ def play(
         raise UserError(f"{run.path}: {error}") from error
     player = _Player(run, seed, episodes, overrides or {}, which, simulators)
     record: list[np.ndarray] | None = [] if video is not None else None
-    _say(f"playing {episodes} episode{'s' if episodes > 1 else ''}")
     evaluation = player.play(backend, record)
     result = {"run": str(run.path), "step": player.step, "backend": backend, **evaluation.metrics()}
     if backend != trained_on:
@@ -139,6 +138,8 @@ class _Player:
             restored = restore_policy(self._run.path, learner, *self._which)
             self.step = restored.step
             self._agents = jax.tree.map(lambda leaf: np.asarray(leaf)[None], restored.agent)
+        number = f"{self._episodes} episode{'s' if self._episodes > 1 else ''}"
+        _say(f"playing {number} on {backend} with the policy of step {self.step:,}")
         # One step past any of training, so that these episodes are not those of the curve.
         step = self.step + 1
         if backend == "mjx":

@@ -111,7 +111,7 @@ def test_the_best_policy_and_earlier_ones_can_be_asked_for(
         assert main(["eval", str(run), "--episodes", "1", *options]) == 0
         told = capsys.readouterr()
         assert re.search(rf"^step +{step}$", told.out, re.MULTILINE)
-        assert told.err == "playing 1 episode\n"
+        assert told.err == f"playing 1 episode on dm_control with the policy of step {step}\n"
     for command in ("eval", "export"):
         for options, message in (
             (["--step", "7"], f"{run} has no policy of step 7; there are checkpoints of step 12"),
