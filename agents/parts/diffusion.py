@@ -114,6 +114,19 @@ def _clip_inward_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, N
 clip_inward.defvjp(_clip_inward_forward, _clip_inward_backward)
 
 
+def implied_clean(
+    noised: jax.Array,
+    predicted: jax.Array,
+    sigma: float | jax.Array,
+    root_abar: float | jax.Array,
+    bound: float | jax.Array | None,
+    clip: Clip = jnp.clip,
+) -> jax.Array:
+    """The clean action that predicted noise implies, from -bound to bound where there is one; like `noised`."""
+    clean = (noised - sigma * predicted) / root_abar
+    return clean if bound is None else clip(clean, -bound, bound)
+
+
 def sample(
     schedule: Schedule,
     predict_noise: Callable[[jax.Array, jax.Array], jax.Array],
@@ -147,9 +160,8 @@ def sample(
     def reverse_step(carry: Any, inputs: tuple[jax.Array, Steps, jax.Array | None]) -> tuple[Any, None]:
         index, step, step_noise = inputs
         noised, clean_before = carry if step.weight_before is not None else (carry, None)
-        clean = (noised - step.sigma * predict_noise(index, noised)) / step.root_abar
-        if clip_clean is not None:
-            clean = clip_clean_with(clean, -clip_clean, clip_clean)
+        predicted = predict_noise(index, noised)
+        clean = implied_clean(noised, predicted, step.sigma, step.root_abar, clip_clean, clip_clean_with)
         noised = step.weight_clean * clean + step.weight_noised * noised
         if step.std is not None:
             noised = noised + step.std * step_noise

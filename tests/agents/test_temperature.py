@@ -11,7 +11,7 @@ import pytest
 
 import agents
 from agents.parts import critic, diffusion, optimizer
-from agents.parts.paths import chain, temperature, weights
+from agents.parts.paths import chain, fit, temperature, weights
 from agents.parts.paths.plain import Drawn
 from agents.parts.types import Transition
 from tests.agents.analytic import with_part
@@ -36,7 +36,7 @@ def held_std(action_size: int, scale: float) -> float:
             schedule.sigma**2, jnp.float32
         )
         slope = jnp.asarray(schedule.sigma, jnp.float32) / total
-        steps = chain.step_variance(schedule, chain.gaussian_variance(schedule, variance))
+        steps = chain.step_variance(schedule, fit.gaussian_variance(schedule, variance))
         key = jax.random.fold_in(jax.random.key(0), index)
         paths = chain.draw(schedule, lambda i, noised: slope[i] * noised, key, 64, steps, 3.0)
         value = -0.5 * scale * jnp.square(jnp.tanh(paths.unsquashed)).sum(axis=1)

@@ -35,25 +35,12 @@ class _Level(NamedTuple):
     step_std: jax.Array  # [A]
 
 
-def unit_variance(schedule: diffusion.Schedule, action_size: int) -> jax.Array:
-    """Variance of u_0 given u_t, `[T, A]`, where u_0 is Gaussian of variance one: sigma_t^2."""
-    sigma = jnp.asarray(np.square(schedule.sigma), jnp.float32)
-    return jnp.broadcast_to(sigma[:, None], (schedule.num_levels, action_size))
-
-
-def gaussian_variance(schedule: diffusion.Schedule, variance: jax.Array) -> jax.Array:
-    """Variance of u_0 given u_t, `[T, A]`, where u_0 is Gaussian of `variance` `[A]`."""
-    abar = jnp.asarray(schedule.abar, jnp.float32)[:, None]
-    noise = jnp.asarray(1 - schedule.abar, jnp.float32)[:, None]
-    return noise * variance[None] / (abar * variance[None] + noise)
-
-
 def step_variance(schedule: diffusion.Schedule, clean_variance: jax.Array) -> jax.Array:
     """Variance v_t `[T, A]` of a reverse step, given that of u_0 about the clean action implied at u_t.
 
     u_{t-1} given u_t and u_0 has the posterior variance about a mean linear in u_0; with u_0 uncertain by
     `clean_variance` `[T, A]` its square adds up (the best variance for an imperfect mean, Bao et al. 2022,
-    2206.07309). For `unit_variance` v_t is beta_t.
+    2206.07309). For `fit.unit_variance` v_t is beta_t.
     """
     weight = jnp.asarray(_weight_clean(schedule), jnp.float32)[:, None]
     posterior = jnp.asarray(schedule.posterior_variance, jnp.float32)[:, None]
@@ -100,7 +87,7 @@ def _mean(
     clip: diffusion.Clip = jnp.clip,
 ) -> jax.Array:
     """m(u_t, t) like u_t, from the predicted noise."""
-    clean = clip((noised - level.sigma * predicted) / level.root_abar, -clip_clean, clip_clean)
+    clean = diffusion.implied_clean(noised, predicted, level.sigma, level.root_abar, clip_clean, clip)
     return level.weight_clean * clean + level.weight_noised * noised
 
 

@@ -13,6 +13,19 @@ import numpy as np
 from agents.parts import diffusion
 
 
+def unit_variance(schedule: diffusion.Schedule, action_size: int) -> jax.Array:
+    """`clean_variance` where u_0 is Gaussian of variance one: sigma_t^2."""
+    sigma = jnp.asarray(np.square(schedule.sigma), jnp.float32)
+    return jnp.broadcast_to(sigma[:, None], (schedule.num_levels, action_size))
+
+
+def gaussian_variance(schedule: diffusion.Schedule, variance: jax.Array) -> jax.Array:
+    """`clean_variance` where u_0 is Gaussian of `variance` `[A]`."""
+    abar = jnp.asarray(schedule.abar, jnp.float32)[:, None]
+    noise = jnp.asarray(1 - schedule.abar, jnp.float32)[:, None]
+    return noise * variance[None] / (abar * variance[None] + noise)
+
+
 def spread(unsquashed: jax.Array, num_chains: int) -> jax.Array:
     """Variance `[A]` of u_0 `[B, A]` within states, whose `num_chains` chains stand together; unbiased."""
     groups = unsquashed.reshape(-1, num_chains, unsquashed.shape[-1])
@@ -51,7 +64,7 @@ def implied_clean(
     """u_0 `[B, A]` that predicted noise `[B, A]` implies at u_t and t, bounded as the chain bounds it."""
     sigma = diffusion.per_level(schedule.sigma, level)
     root_abar = diffusion.per_level(np.sqrt(schedule.abar), level)
-    return jnp.clip((noised - sigma * predicted) / root_abar, -clip, clip)
+    return diffusion.implied_clean(noised, predicted, sigma, root_abar, clip)
 
 
 def usable(schedule: diffusion.Schedule, clean_variance: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ class FittedChains(PlainChains):
 
     def start(self) -> PathState:
         """As for a policy of unit spread: variances beta_t, and the clean target's mixture."""
-        residual = chain.unit_variance(self.denoiser.schedule, self.denoiser.network.action_size)
+        residual = fit.unit_variance(self.denoiser.schedule, self.denoiser.network.action_size)
         return PathState((), residual, temperature.start(self.config.inverse_temperature))
 
     def temperature(self, state: PathState, gradient_size: jax.Array, hyper: Hyper) -> jax.Array:
@@ -51,7 +51,7 @@ class FittedChains(PlainChains):
     def clean_variance(self, state: PathState, fitted: Fit) -> jax.Array:
         """Variance `[T, A]` of u_0 about the clean action implied at u_t."""
         if fitted == "unit":
-            return chain.unit_variance(self.denoiser.schedule, state.residual.shape[1])
+            return fit.unit_variance(self.denoiser.schedule, state.residual.shape[1])
         return state.residual
 
     def paths(

@@ -26,7 +26,7 @@ class WeightedChains(FittedChains):
 
     def clean_variance(self, state: PathState, fitted: Fit) -> jax.Array:
         if fitted == "spread":
-            return chain.gaussian_variance(self.denoiser.schedule, state.spread)
+            return fit.gaussian_variance(self.denoiser.schedule, state.spread)
         return super().clean_variance(state, fitted)
 
     def states(self, observation: jax.Array) -> jax.Array:

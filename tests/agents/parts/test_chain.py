@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agents.parts import diffusion
-from agents.parts.paths import chain
+from agents.parts.paths import chain, fit
 from tests.agents.exact_chain import Chain
 
 LEVELS = 5
@@ -160,11 +160,11 @@ def test_the_implied_clean_action_is_bounded():
 
 @pytest.mark.parametrize("variance", [1.0, 0.16, 4.0])
 def test_fitted_variances_are_those_of_a_gaussian(variance: float):
-    clean = chain.gaussian_variance(SCHEDULE, jnp.array([variance, 1.0]))
+    clean = fit.gaussian_variance(SCHEDULE, jnp.array([variance, 1.0]))
     found = chain.step_variance(SCHEDULE, clean)
     np.testing.assert_allclose(found[:, 0], exact_step_variance(variance), rtol=1e-4)
     np.testing.assert_allclose(found[:, 1], SCHEDULE.beta, rtol=1e-5)
-    np.testing.assert_allclose(clean[:, 1], chain.unit_variance(SCHEDULE, 2)[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(clean[:, 1], fit.unit_variance(SCHEDULE, 2)[:, 1], rtol=1e-6)
 
 
 def test_long_chains_run_as_a_loop(monkeypatch: pytest.MonkeyPatch):

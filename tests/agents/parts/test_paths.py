@@ -109,7 +109,7 @@ def test_the_implied_action_undoes_the_noising():
 @pytest.mark.parametrize("std", [0.2, 1.0, 1.7])
 def test_the_target_of_a_gaussian_of_that_spread_has_no_noise(std: float):
     """lambda eps - (1 - lambda) (sigma / sqrt(abar)) grad is the same for all u_0, eps of one u_t, and exact."""
-    variance = chain.gaussian_variance(SCHEDULE, jnp.array([std**2]))
+    variance = fit.gaussian_variance(SCHEDULE, jnp.array([std**2]))
     share = np.asarray(fit.noise_share(SCHEDULE, variance), np.float64)[:, 0]
     sigma, root = SCHEDULE.sigma, np.sqrt(SCHEDULE.abar)
     unsquashed, noised = np.array([[-0.7], [0.1], [2.0]]), 0.6
