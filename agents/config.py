@@ -15,6 +15,7 @@ from agents.presets import PresetName
 Limits = dict[str, tuple[float, float]]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 StepVariance = Literal["beta", "posterior"]
+Prediction = Literal["noise", "velocity"]
 INFINITY = math.inf
 FEWEST_STATES = 2
 """States that an update learns from at least, where several chains are drawn at each."""
@@ -236,6 +237,9 @@ class DiffusionConfig(AgentConfig):
     """Noise rate at the start of the vp schedule."""
     beta_max: float = 10.0
     """Noise rate at the end of the vp schedule."""
+    prediction: Prediction = "noise"
+    """What the score network predicts and is regressed in: the noise in an action, or its velocity, which tells the
+    clean action as well at high levels as at low ones."""
     step_variance: StepVariance = "beta"
     """Variance of a reverse step: beta_t, or the smaller posterior variance."""
     acting_sampler: SamplerName = "ancestral"

@@ -99,7 +99,7 @@ def score_cosines(
         level, key = inputs
         levels = jnp.full(clean.shape[0], level)
         noised = diffusion.add_noise(schedule, clean, levels, jax.random.normal(key, clean.shape))
-        predicted = -agent.denoiser.apply(params, observation, noised, levels)
+        predicted = -agent.denoiser.predict(params, observation, noised, levels)
         gradient = jax.vmap(jax.grad(climbed, argnums=1))(observation, noised)
         if tau is None:
             return Cosines(cosine(predicted, gradient))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.config import DiffusionConfig
+from agents.config import DiffusionConfig, Prediction
 from agents.networks.score import ScoreNetwork
 from agents.parts import diffusion
 from agents.parts.approximator import Approximator
@@ -43,10 +43,15 @@ class ScoreTarget(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser(Approximator):
-    """A diffusion chain over actions with a score network that predicts the noise.
+    """A diffusion chain over actions with a score network.
+
+    Where the network predicts the velocity v = sqrt(abar_t) eps - sigma_t a_0 (Salimans & Ho 2022, 2202.00512), the
+    noise is sigma_t a_t + sqrt(abar_t) v. An error of the implied clean action is then sigma_t times one of the
+    network; where it predicts the noise it is sigma_t / sqrt(abar_t) times, 12 at the last level of vp.
 
     Args:
-      network: eps(s, a_t, t).
+      network: of (s, a_t, t).
+      prediction: what it predicts.
       schedule: of the chain.
       step_variance: of a reverse step.
       decay_steps: updates over which the learning rate decays to zero.
@@ -56,6 +61,7 @@ class Denoiser(Approximator):
     schedule: diffusion.Schedule
     step_variance: diffusion.StepVariance
     decay_steps: int
+    prediction: Prediction = "noise"
 
     def start(self, key: jax.Array) -> Learned:
         """A fresh score network."""
@@ -97,7 +103,26 @@ class Denoiser(Approximator):
         encoded = self.apply(params, observation, method="encode_observation")
         visited = jnp.arange(1, self.schedule.num_levels + 1) if levels is None else jnp.asarray(levels)
         codes = self.apply(params, visited, method="encode_level")
-        return lambda index, noised: self.apply(params, encoded, codes[index][None], noised, method="denoise")
+
+        def predict(index: jax.Array, noised: jax.Array) -> jax.Array:
+            output = self.apply(params, encoded, codes[index][None], noised, method="denoise")
+            return self._noise(output, noised, visited[index][None])
+
+        return predict
+
+    def predict(self, params: Any, observation: jax.Array, noised: jax.Array, level: jax.Array) -> jax.Array:
+        """Predicted noise `[B, A]` at observations `[B, O]`, noised actions `[B, A]` and levels t = 1..T, `[B]`."""
+        return self._noise(self.apply(params, observation, noised, level), noised, level)
+
+    def _noise(self, output: jax.Array, noised: jax.Array, level: jax.Array) -> jax.Array:
+        """The noise that `output` of the network says."""
+        if self.prediction == "noise":
+            return output
+        sigma, root_abar = diffusion.per_level(self.schedule.sigma, level), self._root_abar(level)
+        return sigma * noised + root_abar * output
+
+    def _root_abar(self, level: jax.Array) -> jax.Array:
+        return diffusion.per_level(np.sqrt(self.schedule.abar), level)
 
     @jax.named_scope("add_noise")
     def add_noise(self, action: jax.Array, key: jax.Array) -> Noised:
@@ -109,9 +134,11 @@ class Denoiser(Approximator):
 
     @jax.named_scope("score_loss")
     def loss(self, params: Any, observation: jax.Array, target: ScoreTarget) -> tuple[jax.Array, Metrics]:
-        """Weighted squared error of the predicted noise, mean over batch and action components."""
-        predicted = self.apply(params, observation, target.noised, target.level)
+        """Weighted squared error of what is predicted, mean over batch and action components."""
+        predicted = self.predict(params, observation, target.noised, target.level)
         errors = jnp.square(predicted - target.noise)
+        if self.prediction == "velocity":
+            errors /= jnp.square(self._root_abar(target.level))
         loss = (errors if target.weight is None else target.weight[:, None] * errors).mean()
         norms = jnp.linalg.norm(predicted, axis=-1) * jnp.linalg.norm(target.noise, axis=-1)
         cosine = (predicted * target.noise).sum(axis=-1) / jnp.maximum(norms, 1e-8)
@@ -160,7 +187,9 @@ def denoiser(config: DiffusionConfig, observation_size: int, action_size: int) -
         config.schedule, config.denoising_steps, config.beta_min, config.beta_max
     )
     rule = rule_of(config, decays=False)  # its learning rate has a decay of its own
-    return Denoiser(network, schedule, config.step_variance, config.score_decay_steps, rule=rule)
+    return Denoiser(
+        network, schedule, config.step_variance, config.score_decay_steps, config.prediction, rule=rule
+    )
 
 
 def best_of(

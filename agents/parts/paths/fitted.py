@@ -117,7 +117,7 @@ class FittedChains(PlainChains):
         hyper: Hyper,
     ) -> jax.Array:
         """The running squared errors `[T, A]` with those of an update's samples."""
-        predicted = self.denoiser.apply(params, observation, target.noised, target.level)
+        predicted = self.denoiser.predict(params, observation, target.noised, target.level)
         clean = fit.implied_clean(
             self.denoiser.schedule, target.noised, target.level, predicted, hyper["sample_clip"]
         )

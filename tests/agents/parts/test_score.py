@@ -56,6 +56,49 @@ def test_each_squared_error_counts_by_its_weight():
     assert loss(zero._replace(weight=jnp.ones(8)))[0] == pytest.approx(squares.mean(), rel=1e-5)
 
 
+VELOCITY = small_agent("qsm-clean", prediction="velocity").denoiser
+
+
+def velocity_case() -> tuple[Any, jax.Array, jax.Array, jax.Array, np.ndarray, np.ndarray, np.ndarray]:
+    """Parameters, observations, u_t and t; what the network says, sigma_t and sqrt(abar_t)."""
+    params, batch = VELOCITY.start(jax.random.key(1)).params, small_batch(0)
+    level = jnp.array([1, 2, 3, 1, 2, 3, 1, 2])
+    output = np.asarray(VELOCITY.apply(params, batch.observation, batch.action, level))
+    index = np.asarray(level)[:, None] - 1
+    schedule = VELOCITY.schedule
+    return (
+        params,
+        batch.observation,
+        batch.action,
+        level,
+        output,
+        *(constants[index] for constants in (schedule.sigma, np.sqrt(schedule.abar))),
+    )
+
+
+def test_a_velocity_implies_the_clean_action_and_the_noise_that_were_mixed():
+    """sqrt(abar) u_t - sigma v and sigma u_t + sqrt(abar) v, at each level and in the sampler."""
+    params, observation, noised, level, velocity, sigma, root_abar = velocity_case()
+    noise = np.asarray(VELOCITY.predict(params, observation, noised, level))
+    np.testing.assert_allclose(noise, sigma * noised + root_abar * velocity, rtol=1e-4, atol=1e-5)
+    clean = (noised - sigma * noise) / root_abar
+    np.testing.assert_allclose(clean, root_abar * noised - sigma * velocity, rtol=1e-3, atol=1e-4)
+    predict = VELOCITY.predictor(params, observation)
+    for index in range(VELOCITY.schedule.num_levels):
+        at = np.asarray(level) == index + 1
+        np.testing.assert_allclose(predict(jnp.asarray(index), noised)[at], noise[at], rtol=1e-4, atol=1e-5)
+
+
+def test_a_velocity_is_regressed_in_its_own_units():
+    """Towards (eps* - sigma u_t) / sqrt(abar), so that an error counts alike at each level."""
+    params, observation, noised, level, velocity, sigma, root_abar = velocity_case()
+    noise = np.random.default_rng(0).normal(size=noised.shape).astype(np.float32)
+    target = score.ScoreTarget(noised, level, jnp.asarray(noise))
+    value, _ = VELOCITY.loss(params, observation, target)
+    expected = np.square(velocity - (noise - sigma * np.asarray(noised)) / root_abar).mean()
+    assert float(value) == pytest.approx(expected, rel=1e-3)
+
+
 def test_noised_actions_follow_the_forward_equation_at_uniform_levels():
     action = jnp.full((6000, 2), 0.5)
     noised = jax.jit(DENOISER.add_noise)(action, jax.random.key(0))
