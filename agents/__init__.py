@@ -145,9 +145,8 @@ def preset_options(name: str, preset: PresetName) -> dict[str, Any]:
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     known = {field.name for field in dataclasses.fields(config_class(name))}
-    options = {
-        option: value for option, value in options_of(preset, AGENTS[name].family).items() if option in known
-    }
+    all_options = options_of(preset, name, AGENTS[name].family)
+    options = {option: value for option, value in all_options.items() if option in known}
     return {"preset": preset, **options}
 
 

@@ -14,7 +14,7 @@ class Preset(NamedTuple):
 
     summary: str
     options: dict[str, Any]  # of every agent that has them
-    of_families: dict[str, dict[str, Any]] = {}  # noqa: RUF012  what differs for the agents of a family
+    of: dict[str, dict[str, Any]] = {}  # noqa: RUF012  what differs for a family of agents, or for one agent
 
 
 _SIMBA: dict[str, Any] = {
@@ -119,7 +119,7 @@ def label_of(preset: PresetName) -> str | None:
     return None if preset == PLAIN else preset
 
 
-def options_of(preset: PresetName, family: str) -> dict[str, Any]:
-    """What `preset` sets for the agents of `family`, whether each of them has every such option or not."""
+def options_of(preset: PresetName, agent: str, family: str) -> dict[str, Any]:
+    """What `preset` sets for `agent` of `family`, whether it has every such option or not."""
     entry = PRESETS[preset]
-    return {**entry.options, **entry.of_families.get(family, {})}
+    return {**entry.options, **entry.of.get(family, {}), **entry.of.get(agent, {})}

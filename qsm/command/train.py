@@ -158,13 +158,13 @@ def agent_table() -> str:
 
 
 def preset_table() -> str:
-    """Each preset with what it sets, in the words of the command line: for all agents, then for a family."""
+    """Each preset with what it sets, in the words of the command line: for all agents, then for a family or an agent."""
     lines = ["\nqsm train AGENT TASK --preset NAME; what stands on the line wins over the preset."]
     for name, preset in agents.PRESETS.items():
         lines.append(f"\n{name}: {preset.summary}")
         lines.append("".join(f"  {word}" for word in _as_words(preset.options)))
-        for family, options in preset.of_families.items():
-            lines.append(f"  {family}:" + "".join(f" {word}" for word in _as_words(options)))
+        for whose, options in preset.of.items():
+            lines.append(f"  {whose}:" + "".join(f" {word}" for word in _as_words(options)))
     return "\n".join(line for line in lines if line)
 
 

@@ -28,10 +28,20 @@ def test_every_option_of_a_preset_is_one_of_some_agent_and_no_default_of_all():
         for field in dataclasses.fields(agents.config_class(name)):
             known.setdefault(field.name, []).append(field.default)
     for preset in agents.PRESETS.values():
-        for options in (preset.options, *preset.of_families.values()):
+        for options in (preset.options, *preset.of.values()):
             assert set(options) <= set(known)
             assert all(set(known[option]) != {value} for option, value in options.items())
-        assert set(preset.of_families) <= {entry.family for entry in agents.AGENTS.values()}
+        assert set(preset.of) <= {entry.family for entry in agents.AGENTS.values()} | set(NAMES)
+
+
+def test_an_agent_is_set_before_its_family_and_that_before_all(monkeypatch: pytest.MonkeyPatch):
+    of = {"diffusion": {"discount": 0.98, "target_rate": 0.1}, "qsm": {"target_rate": 0.2}}
+    preset = agents.PRESETS["paper"]._replace(options={"discount": 0.9, "batch_size": 64}, of=of)
+    monkeypatch.setitem(agents.PRESETS, "paper", preset)
+    for name, expected in {"sac": (64, 0.9, 0.005), "qsm-clean": (64, 0.98, 0.1), "qsm": (64, 0.98, 0.2)}.items():
+        options = agents.preset_options(name, "paper")
+        found = (options["batch_size"], options["discount"], options.get("target_rate", 0.005))
+        assert found == expected
 
 
 def test_the_plain_one_is_the_defaults():
