@@ -137,6 +137,9 @@ class AgentConfig:
     """Bring observations to mean zero and variance one, by running statistics of all that were made."""
     normalize_rewards: bool = False
     """Divide rewards so that running discounted returns have standard deviation one at most and stay in the bound."""
+    rescale_targets: bool = False
+    """Bring values of the next state to the scale that rewards are divided by now: what target critics say was learned
+    at earlier scales, which are smaller where returns rise."""
     adam_beta1: float = 0.9
     """Adam's decay of its mean of gradients."""
     weight_decay: float = 0.0
@@ -178,6 +181,7 @@ class AgentConfig:
         "critic_weight_norm": one_of("critic_torso", "batchnorm"),
         "num_atoms": one_of("critic_head", *DISTRIBUTIONS),
         "value_bound": one_of("critic_head", *DISTRIBUTIONS) | is_on("normalize_rewards"),
+        "rescale_targets": is_on("normalize_rewards"),
         "atom_smoothing": one_of("critic_head", "hl_gauss"),
         "critic_pessimism": one_of("critic_reduction", "mean_std"),
         "target_rate": other_than("critic_torso", "batchnorm"),

@@ -73,7 +73,8 @@ class AgentBase:
         head = self.head
         network = critics.CriticEnsemble(c.num_critics, torso, head.output_size)
         kind = critic.JointCritic if torso.normalizes_batches else critic.Critic
-        return kind(network, head, rule=self.rule)
+        rescales = c.rescale_targets and c.normalize_rewards
+        return kind(network, head, rescales=rescales, rule=self.rule)
 
     @property
     def head(self) -> heads.Head:

@@ -16,11 +16,19 @@ from agents.parts.optimizer import Learned, polyak
 from agents.parts.types import Metrics, Transition
 
 
+class Units(NamedTuple):
+    """1 / scale of rewards that values are counted in; 0 before the first update."""
+
+    online: jax.Array  # [], of the critics
+    target: jax.Array  # [], of their slow copies
+
+
 class CriticState(NamedTuple):
     """What the critics have learned."""
 
     online: Learned
     target: Any  # parameters of the slow copies
+    units: Any = ()  # `Units` where targets are rescaled
 
 
 class Target(NamedTuple):
@@ -37,15 +45,18 @@ class Critic(approximator.Approximator):
     Args:
       network: outputs `[E, B, K]`.
       head: what they mean.
+      rescales: whether values at s' are brought to the scale that rewards are divided by in the batch.
     """
 
     network: CriticEnsemble
     head: Head
+    rescales: bool = dataclasses.field(default=False, kw_only=True)
 
     def init_state(self, key: jax.Array, observation: jax.Array, action: jax.Array) -> CriticState:
         """Fresh critics and their copies; of the inputs only the shapes count."""
         online = self.init(key, observation, action)
-        return CriticState(online, jax.tree.map(jnp.copy, online.params))
+        units = Units(jnp.zeros(()), jnp.zeros(())) if self.rescales else ()
+        return CriticState(online, jax.tree.map(jnp.copy, online.params), units)
 
     def value(self, params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
         """Q_i(s, a) `[E, B]`, differentiable by action and parameters."""
@@ -85,8 +96,26 @@ class Critic(approximator.Approximator):
           bonus: `[B]`, added to the values at s' (see `Head.target`).
         """
         next_out = self.apply(state.target, batch.next_observation, next_action)
-        content = self.head.target(batch.reward, batch.discount, next_out, bonus)
+        content = self.head.target(batch.reward, self.discount(state, batch), next_out, bonus)
         return Target(jax.lax.stop_gradient(content), self.head.value(next_out))
+
+    def discount(self, state: CriticState, batch: Transition) -> jax.Array:
+        """What values at s' are multiplied by, `[B]`.
+
+        Target critics are an average of critics that learned r / scale at earlier scales: their values are in the same
+        average of 1 / scale. Where the scale grows, a value that is taken for one of today is too large, and the error
+        fades by 1 - discount a backup only.
+        """
+        if not self.rescales:
+            return batch.discount
+        known = state.units.target > 0
+        return batch.discount * jnp.where(known, 1 / (batch.scale * state.units.target), 1.0)
+
+    def learned_in(self, state: CriticState, batch: Transition) -> CriticState:
+        """`state` whose critics have learned from the rewards of `batch`."""
+        if not self.rescales:
+            return state
+        return state._replace(units=state.units._replace(online=1 / batch.scale))
 
     @jax.named_scope("critic_regress")
     def regress(
@@ -106,7 +135,7 @@ class Critic(approximator.Approximator):
 
         online, (values, errors) = self.descend(loss, state.online, rate)
         metrics = self.metrics(batch, values, errors, self.head.target_value(target.content))
-        return state._replace(online=online), target.next_value, metrics
+        return self.learned_in(state._replace(online=online), batch), target.next_value, metrics
 
     def metrics(
         self, batch: Transition, values: jax.Array, errors: jax.Array, target_value: jax.Array
@@ -123,7 +152,14 @@ class Critic(approximator.Approximator):
 
     def follow(self, state: CriticState, rate: float | jax.Array) -> CriticState:
         """Moves the target critics towards the critics, by Polyak averaging."""
-        return state._replace(target=polyak(state.target, state.online.params, rate))
+        state = state._replace(target=polyak(state.target, state.online.params, rate))
+        return self.units_followed(state, rate) if self.rescales else state
+
+    def units_followed(self, state: CriticState, rate: float | jax.Array) -> CriticState:
+        """The units of target critics that have moved towards the critics, as their parameters have."""
+        online, target = state.units
+        target = jnp.where(target > 0, target + rate * (online - target), online)
+        return state._replace(units=Units(online, target))
 
 
 class JointCritic(Critic):
@@ -154,7 +190,8 @@ class JointCritic(Critic):
             both, moved = training.apply(params, observations, actions, mutable=["batch_stats"])
             out, next_out = jnp.split(both, 2, axis=1)
             next_out = jax.lax.stop_gradient(next_out)
-            content = jax.lax.stop_gradient(self.head.target(batch.reward, batch.discount, next_out, bonus))
+            discount = self.discount(state, batch)
+            content = jax.lax.stop_gradient(self.head.target(batch.reward, discount, next_out, bonus))
             errors = self.head.errors(out, content)
             values = self.head.value(out), self.head.value(next_out), self.head.target_value(content)
             return errors.mean(axis=1).sum(), (moved, errors, *values)
@@ -163,7 +200,8 @@ class JointCritic(Critic):
         # They have no gradient: Adam leaves them as they were.
         online = online._replace(params={**online.params, **moved})
         metrics = self.metrics(batch, values, errors, target_value)
-        return CriticState(online, online.params), next_value, metrics
+        state = self.learned_in(CriticState(online, online.params, state.units), batch)
+        return self.units_followed(state, 1.0) if self.rescales else state, next_value, metrics
 
     def follow(self, state: CriticState, rate: float | jax.Array) -> CriticState:
         """There is nothing to move."""

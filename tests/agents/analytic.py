@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "critic_head": "c51",
         "num_atoms": 11,
         "normalize_rewards": True,
+        "rescale_targets": True,
     },
     "qsm-clean+blocks": {
         "critic_torso": "simba",

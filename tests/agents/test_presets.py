@@ -38,7 +38,11 @@ def test_an_agent_is_set_before_its_family_and_that_before_all(monkeypatch: pyte
     of = {"diffusion": {"discount": 0.98, "target_rate": 0.1}, "qsm": {"target_rate": 0.2}}
     preset = agents.PRESETS["paper"]._replace(options={"discount": 0.9, "batch_size": 64}, of=of)
     monkeypatch.setitem(agents.PRESETS, "paper", preset)
-    for name, expected in {"sac": (64, 0.9, 0.005), "qsm-clean": (64, 0.98, 0.1), "qsm": (64, 0.98, 0.2)}.items():
+    for name, expected in {
+        "sac": (64, 0.9, 0.005),
+        "qsm-clean": (64, 0.98, 0.1),
+        "qsm": (64, 0.98, 0.2),
+    }.items():
         options = agents.preset_options(name, "paper")
         found = (options["batch_size"], options["discount"], options.get("target_rate", 0.005))
         assert found == expected

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.parts import normalizer
+import agents
+from agents.parts import critic, heads, normalizer
+from agents.parts.types import Transition
 from envs.api import StepType, TimeStep
 from tests.agents.analytic import initial, small_agent, small_batch
 
@@ -91,3 +94,68 @@ def test_both_statistics_stand_side_by_side(observations: bool):
     else:
         assert state.normalizer.observation == ()
         np.testing.assert_array_equal(agent.normalized(state, jnp.ones((1, 3))), 1.0)
+
+
+# ---- Values at earlier scales -------------------------------------------------------------------------------------
+
+
+class Constant(nn.Module):
+    """Two members that value everything at one number, which is all that they learn."""
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(self.param("value", nn.initializers.zeros, ()), (2, observation.shape[0], 1))
+
+
+def transitions(reward: float, scale: float) -> Transition:
+    """`small_batch`, all of it paid `reward`, as the networks see it at `scale`."""
+    batch = small_batch(0)
+    paid = jnp.full_like(batch.reward, reward / scale)
+    return batch._replace(reward=paid, discount=jnp.full_like(paid, 0.9), scale=jnp.float32(scale))
+
+
+@pytest.mark.parametrize("rescales", [True, False])
+def test_a_value_does_not_change_with_the_scale_of_rewards(rescales: bool):
+    """Critics that always say V / scale, and slow copies of them, back up (r + 0.9 V) / scale whatever came before."""
+    network: Any = Constant()
+    critics = critic.Critic(network, heads.Scalar(), rescales=rescales)
+    batch = transitions(2.0, 1.0)
+    state = critics.init_state(jax.random.key(0), batch.observation, batch.action)
+    for scale in (1.0, 1.5, 3.0, 2.0, 8.0, 8.0):
+        batch = transitions(2.0, scale)
+        target = critics.target(state, batch, batch.action)
+        if scale > 1.0:
+            backed_up = float(target.content[0]) * scale
+            assert (backed_up == pytest.approx(2.0 + 0.9 * 7.0, rel=1e-5)) == rescales
+        state, _, _ = critics.regress(state, batch, target, 0.0)
+        state = state._replace(online=state.online._replace(params={"params": {"value": 7.0 / scale}}))
+        if scale == 1.0:
+            state = state._replace(target=state.online.params)
+        state = critics.follow(state, 0.3)
+    assert rescales or state.units == ()
+
+
+@pytest.mark.parametrize("name", [name for name in agents.AGENTS if name != "qsm"] + ["qsm", "batchnorm"])
+def test_agents_know_the_scale_that_their_critics_learned_at(name: str):
+    options = {"critic_torso": "batchnorm"} if name == "batchnorm" else {}
+    agent = small_agent(
+        "td3" if options else name, normalize_rewards=True, rescale_targets=True, target_rate=0.25, **options
+    )
+    state, update = initial(agent), jax.jit(agent.update)
+    batch = small_batch(0)
+    discounts = []
+    for number, reward in enumerate((1.0, 8.0, 3.0)):
+        state = agent.observe(state, rows([reward], [False]), jnp.array([True]))
+        seen = agent.normalized_batch(state, batch)
+        discounts.append(np.asarray(agent.critic.discount(state.critic, seen) / batch.discount))
+        before = state.critic.units
+        state, _ = update(state, batch, jax.random.key(number), jnp.asarray(2 * number + 1))
+        online, target = state.critic.units
+        assert float(online) == pytest.approx(1 / float(seen.scale), rel=1e-5)
+        rate = 1.0 if options or not number else 0.25
+        assert float(target) == pytest.approx(
+            float(before.target) + rate * float(online - before.target), rel=1e-5
+        )
+    terminal = np.asarray(batch.discount) == 0
+    np.testing.assert_allclose(discounts[0][~terminal], 1.0)
+    assert np.all(discounts[1][~terminal] < 0.6)
