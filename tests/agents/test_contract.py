@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -92,8 +92,15 @@ def test_everything_stays_finite_and_of_its_shape(name: str):
 
 
 @every_agent
+def test_the_family_is_one_of_those_that_tables_and_presets_know(name: str):
+    assert agents.AGENTS[name].family in get_args(agents.Family)
+
+
+@every_agent
 def test_a_metric_for_every_name_of_the_docs_page_and_none_beyond(name: str):
-    _, table = (DOCS / f"{name}.md").read_text().split("## Metrics")
+    page = DOCS / f"{name}.md"
+    assert page.exists(), f"an agent has a page: write docs/{name}.md, with a table of its metrics below ## Metrics"
+    _, table = page.read_text().split("## Metrics")
     named = re.findall(r"^\| `([a-z_]+/[a-z_]+)` \|", table, re.MULTILINE)
     assert len(named) == len(set(named))
     of_the_loop = {metric for metric in named if metric.startswith(("loop/", "checkpoint/", "simulator/"))}
