@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import agents
-from agents.parts import critic, optimizer
+from agents.parts import critic, optimizer, score
 from agents.parts.paths.plain import Drawn
 from agents.parts.types import Transition
 from qsm.command.script import read_arguments
@@ -44,6 +44,7 @@ TARGETS: dict[str, tuple[str, dict[str, Any]]] = {
         "qsm-clean",
         {"target": "weighted", "schedule": "geometric", "denoising_steps": 20},
     ),
+    "weighted-velocity": ("qsm-clean", {"target": "weighted", "prediction": "velocity"}),
 }
 """Agent and options of each target; pieces are path weights (1), step variances (2) and mixture (3) fitted."""
 COLUMNS = (
@@ -192,8 +193,7 @@ def fit(agent: Any, state: Any, setting: Setting, observation: jax.Array, key: j
         draw_key, noise_key = jax.random.split(jax.random.fold_in(key, index))
         action = start_actions(setting, draw_key, (observation.shape[0], agent.action_size))
         noised = agent.denoiser.add_noise(jnp.arctanh(action), noise_key)
-        target = agent.chains.target(state.paths, noised, noised.action, None, action, {})[0]
-        return regress(agent, state, observation, target._replace(noise=noised.noise), 2e-3), None
+        return regress(agent, state, observation, score.ScoreTarget(*noised), 2e-3), None
 
     fitted, _ = jax.lax.scan(step, state, jnp.arange(FIT_UPDATES))
     return jax.tree.map(lambda old, new: jnp.where(setting.start < 0, old, new), state, fitted)

@@ -158,7 +158,7 @@ def agent_table() -> str:
 
 
 def preset_table() -> str:
-    """Each preset with what it sets, in the words of the command line: for all agents, then for a family or an agent."""
+    """Each preset with what it sets, in the words of the command line: for all, then for a family or an agent."""
     lines = ["\nqsm train AGENT TASK --preset NAME; what stands on the line wins over the preset."]
     for name, preset in agents.PRESETS.items():
         lines.append(f"\n{name}: {preset.summary}")

@@ -99,7 +99,9 @@ def test_the_family_is_one_of_those_that_tables_and_presets_know(name: str):
 @every_agent
 def test_a_metric_for_every_name_of_the_docs_page_and_none_beyond(name: str):
     page = DOCS / f"{name}.md"
-    assert page.exists(), f"an agent has a page: write docs/{name}.md, with a table of its metrics below ## Metrics"
+    assert page.exists(), (
+        f"an agent has a page: write docs/{name}.md, with a table of its metrics below ## Metrics"
+    )
     _, table = page.read_text().split("## Metrics")
     named = re.findall(r"^\| `([a-z_]+/[a-z_]+)` \|", table, re.MULTILINE)
     assert len(named) == len(set(named))

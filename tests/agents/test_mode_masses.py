@@ -35,3 +35,21 @@ def test_weighted_chains_give_each_mode_its_mass(monkeypatch: pytest.MonkeyPatch
 def test_the_clean_target_does_not(monkeypatch: pytest.MonkeyPatch):
     """It ends near 0.99; should it ever not, docs/qsm-clean.md is to be written anew."""
     assert (left_masses(monkeypatch) > 0.9).all()
+
+
+@pytest.mark.parametrize("target", ["clean", "weighted-1-2-3", "published"])
+def test_every_way_to_train_runs_from_modes_and_from_a_fresh_network(
+    target: str, monkeypatch: pytest.MonkeyPatch
+):
+    """One update a quarter, and none of the fit's thousand but three."""
+    monkeypatch.setattr(mode_masses, "FIT_UPDATES", 3)
+    monkeypatch.setattr(mode_masses, "NUM_SAMPLES", 50)
+    agent, options = mode_masses.TARGETS[target]
+    monkeypatch.setitem(mode_masses.TARGETS, target, (agent, options | {"denoising_steps": 2}))
+    small = mode_masses.Options(dimensions=2, updates=4, batch_size=16, width=8)
+    settings = [(1.0, 0.35, start, 0) for start in (0.9, -1.0)]
+    samples, measured = mode_masses.train(target, small, settings)
+    assert len(samples) == len(measured) == 5
+    assert all(run.shape == (2, 50, 2) and (np.abs(run) <= 1).all() for run in samples)
+    assert np.isfinite(measured[-1]).all() == (target == "weighted-1-2-3")
+    assert len(mode_masses.rows(target, small, settings, samples, measured)) == 10
