@@ -31,7 +31,8 @@ PRESETS: dict[PresetName, Preset] = {
     "paper": Preset("each agent as its paper has it, with plain critics: the defaults", {}),
     "strong": Preset(
         "one setting for all agents and tasks: plain critics with LayerNorm that learn distributions",
-        {**_DISTRIBUTION, "critic_layer_norm": True, "normalize_observations": True},
+        # Values spread through target critics by 1 - discount of their rate: 20,000 updates at the usual .005.
+        {**_DISTRIBUTION, "critic_layer_norm": True, "normalize_observations": True, "target_rate": 0.02},
         # Actions of a diffusion policy are noisy, where those of SAC and TD3 are its mean: the best of a few. A target
         # that stays off the bounds and a temperature that tunes itself, for critics young and old and for tasks of 1 to
         # 38 action components; and published QSM's scale in sizes of the gradient, which normalised rewards make small.
@@ -42,7 +43,9 @@ PRESETS: dict[PresetName, Preset] = {
                 "temperature": "spread",
                 "relative_scale": True,
                 "score_scale": 1.0,
-            }
+            },
+            # What a fitted policy can follow is set by the errors of its network.
+            "qsm-clean": {"prediction": "velocity", "score_learning_rate": 1e-3},
         },
     ),
     "simba": Preset(
