@@ -133,7 +133,10 @@ class DiffusionQL(DiffusionBase):
     def actor_loss(
         self, params: Any, critic_params: Any, hyper: dict[str, jax.Array], batch: Transition, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        """-eta mean Q_i(s, a_0(theta)) / mean |Q_j(s, a_0)| + bc_weight * mean |eps_theta(s, a_t, t) - eps|^2."""
+        """-eta mean Q_i(s, a_0(theta)) / mean |Q_j(s, a_0)| + bc_weight * mean |eps_theta(s, a_t, t) - eps|^2.
+
+        The last term is an error of velocities where these are predicted.
+        """
         sample_key, member_key, noise_key = jax.random.split(key, 3)
         action = self.sample(params, batch.observation, sample_key)
         member = jax.random.randint(member_key, (), 0, self.config.num_critics)

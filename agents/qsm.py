@@ -46,6 +46,14 @@ class QSMConfig(DiffusionConfig):
         "gradient_size_rate": is_on("relative_scale")
     }
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prediction != "noise":
+            # Its target has no part of the noised action, which a velocity would have to take away at every level.
+            raise ValueError(
+                f"prediction is {self.prediction!r}; the score of published QSM denoises nothing: leave it out"
+            )
+
 
 class State(NamedTuple):
     """Everything QSM learns."""

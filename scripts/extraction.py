@@ -32,9 +32,10 @@ from agents.config import INFINITY, Limits, check_limits
 from agents.parts import normalizer
 from agents.parts.types import Mean, Metrics, Mode
 from envs.api import HostEnvironment
-from qsm.base.errors import UserError, first_line
+from qsm.base.errors import UserError, first_line, nearest
 from qsm.bench.grid import AgentSpec, parse_agent
 from qsm.checkpoints.checkpoint import Checkpoints
+from qsm.command.output import complain
 from qsm.command.script import mistakes_told, read_arguments, write_rows
 from qsm.data import replay, sampling
 from qsm.devices import runtime
@@ -57,6 +58,7 @@ OF_CRITICS = (
     "critic_pessimism",
     "normalize_observations",
     "normalize_rewards",
+    "rescale_targets",
 )
 """Options that say what critics are and what they see; their widths besides."""
 RATES = ("critic_learning_rate", "target_rate")
@@ -253,6 +255,9 @@ def extract(
     for i in range(options.measurements):
         stop = options.updates * (i + 1) // options.measurements
         (state, metrics), done = learn(agent, state, source.replay, key, done, stop), stop
+        for name in options.metrics if i == 0 else ():
+            if name not in metrics:
+                complain(f"warning: {type(agent).__name__} tells no {name}.{nearest(name, metrics)}")
         told = {name: mean(metrics.get(name)) for name in options.metrics}
         for row in measure(agent, state, source, environments, options.seed):
             yield {"updates": done} | row | told

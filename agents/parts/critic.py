@@ -96,20 +96,24 @@ class Critic(approximator.Approximator):
           bonus: `[B]`, added to the values at s' (see `Head.target`).
         """
         next_out = self.apply(state.target, batch.next_observation, next_action)
-        content = self.head.target(batch.reward, self.discount(state, batch), next_out, bonus)
+        discount, bonus = self.at_next(state, batch, bonus)
+        content = self.head.target(batch.reward, discount, next_out, bonus)
         return Target(jax.lax.stop_gradient(content), self.head.value(next_out))
 
-    def discount(self, state: CriticState, batch: Transition) -> jax.Array:
-        """What values at s' are multiplied by, `[B]`.
+    def at_next(
+        self, state: CriticState, batch: Transition, bonus: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What values at s' are multiplied by, `[B]`, and the bonus `[B]` to them, which is no value of before.
 
         Target critics are an average of critics that learned r / scale at earlier scales: their values are in the same
         average of 1 / scale. Where the scale grows, a value that is taken for one of today is too large, and the error
         fades by 1 - discount a backup only.
         """
         if not self.rescales:
-            return batch.discount
-        known = state.units.target > 0
-        return batch.discount * jnp.where(known, 1 / (batch.scale * state.units.target), 1.0)
+            return batch.discount, bonus
+        then = state.units.target
+        grown = jnp.where(then > 0, batch.scale * then, 1.0)
+        return batch.discount / grown, None if bonus is None else bonus * grown
 
     def learned_in(self, state: CriticState, batch: Transition) -> CriticState:
         """`state` whose critics have learned from the rewards of `batch`."""
@@ -181,6 +185,7 @@ class JointCritic(Critic):
     ) -> tuple[CriticState, jax.Array, Metrics]:
         """See `Critic.regress`; the target critics are the critics after the step."""
         next_action, bonus = target.content
+        discount, bonus = self.at_next(state, batch, bonus)
         observations = jnp.concatenate([batch.observation, batch.next_observation])
         actions = jnp.concatenate([batch.action, next_action])
         torso = dataclasses.replace(self.network.torso, is_training=True)
@@ -190,7 +195,6 @@ class JointCritic(Critic):
             both, moved = training.apply(params, observations, actions, mutable=["batch_stats"])
             out, next_out = jnp.split(both, 2, axis=1)
             next_out = jax.lax.stop_gradient(next_out)
-            discount = self.discount(state, batch)
             content = jax.lax.stop_gradient(self.head.target(batch.reward, discount, next_out, bonus))
             errors = self.head.errors(out, content)
             values = self.head.value(out), self.head.value(next_out), self.head.target_value(content)

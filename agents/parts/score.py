@@ -118,11 +118,21 @@ class Denoiser(Approximator):
         """The noise that `output` of the network says."""
         if self.prediction == "noise":
             return output
-        sigma, root_abar = diffusion.per_level(self.schedule.sigma, level), self._root_abar(level)
+        sigma, root_abar = self._factors(level)
         return sigma * noised + root_abar * output
 
-    def _root_abar(self, level: jax.Array) -> jax.Array:
-        return diffusion.per_level(np.sqrt(self.schedule.abar), level)
+    def _wanted(self, target: ScoreTarget) -> jax.Array:
+        """The output of the network that says the noise of `target`."""
+        if self.prediction == "noise":
+            return target.noise
+        sigma, root_abar = self._factors(target.level)
+        return (target.noise - sigma * target.noised) / root_abar
+
+    def _factors(self, level: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """sigma_t and sqrt(abar_t)."""
+        constants = self.schedule.sigma, np.sqrt(self.schedule.abar)
+        sigma, root_abar = (diffusion.per_level(values, level) for values in constants)
+        return sigma, root_abar
 
     @jax.named_scope("add_noise")
     def add_noise(self, action: jax.Array, key: jax.Array) -> Noised:
@@ -135,13 +145,11 @@ class Denoiser(Approximator):
     @jax.named_scope("score_loss")
     def loss(self, params: Any, observation: jax.Array, target: ScoreTarget) -> tuple[jax.Array, Metrics]:
         """Weighted squared error of what is predicted, mean over batch and action components."""
-        predicted = self.predict(params, observation, target.noised, target.level)
-        errors = jnp.square(predicted - target.noise)
-        if self.prediction == "velocity":
-            errors /= jnp.square(self._root_abar(target.level))
+        predicted, wanted = self.apply(params, observation, target.noised, target.level), self._wanted(target)
+        errors = jnp.square(predicted - wanted)
         loss = (errors if target.weight is None else target.weight[:, None] * errors).mean()
-        norms = jnp.linalg.norm(predicted, axis=-1) * jnp.linalg.norm(target.noise, axis=-1)
-        cosine = (predicted * target.noise).sum(axis=-1) / jnp.maximum(norms, 1e-8)
+        norms = jnp.linalg.norm(predicted, axis=-1) * jnp.linalg.norm(wanted, axis=-1)
+        cosine = (predicted * wanted).sum(axis=-1) / jnp.maximum(norms, 1e-8)
         return loss, {"score/loss": mean(loss), "score/target_cosine": mean(cosine)}
 
     def regress(

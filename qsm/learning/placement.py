@@ -50,13 +50,14 @@ class Placement:
             raise ValueError(
                 f"--num-devices is {count}; a run of {jax.process_count()} processes uses all {len(there)} devices"
             )
+        given = "The number of devices" if num_devices is None else "--num-devices"
         if num_seeds % count == 0:
             self.mode = "seeds"
         elif num_envs % count == 0 and batch_size % count == 0:
             self.mode = "batch"
         else:
             raise ValueError(
-                f"--num-devices is {count}, which divides neither the {num_seeds} seeds nor both the {num_envs} "
+                f"{given} is {count}, which divides neither the {num_seeds} seeds nor both the {num_envs} "
                 f"environments and the batch of {batch_size}; choose numbers that it divides"
             )
         self.mesh = Mesh(np.array(there[:count]), (AXIS,))

@@ -111,9 +111,7 @@ class Parser:
             flag = str(error).partition(" ")[0]
             if self.flags.get(flag, flag) not in values.keys() - named:
                 raise
-            raise UserError(
-                f"{error}. It is the preset that sets {flag}; give another one of it too"
-            ) from error
+            raise UserError(f"{error}. It is --preset that sets {flag}: give {flag} too") from error
         return self._read_words(words) | instances | {"named": named}
 
     def help(self, width: int | None = None) -> str:

@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "critic_head": "hl_gauss",
         "num_atoms": 11,
     },
-    "qsm-clean+fitted": {"target": "fitted"},
+    "qsm-clean+fitted": {"target": "fitted", "prediction": "velocity"},
     "qsm+steps": {"acting_sampler": "dpm++", "acting_steps": 2},
     "diffusion-pg+steps": {"acting_sampler": "ddim", "acting_steps": 2, "ddim_eta": 0.5},
     "td3+batches": {

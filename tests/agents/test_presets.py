@@ -32,6 +32,9 @@ def test_every_option_of_a_preset_is_one_of_some_agent_and_no_default_of_all():
             assert set(options) <= set(known)
             assert all(set(known[option]) != {value} for option, value in options.items())
         assert set(preset.of) <= {entry.family for entry in agents.AGENTS.values()} | set(NAMES)
+        for name in set(preset.of) & set(NAMES):
+            fields = {field.name for field in dataclasses.fields(agents.config_class(name))}
+            assert set(preset.of[name]) <= fields
 
 
 def test_an_agent_is_set_before_its_family_and_that_before_all(monkeypatch: pytest.MonkeyPatch):

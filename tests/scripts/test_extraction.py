@@ -146,7 +146,7 @@ def test_critics_are_those_of_the_run():
 
 def test_no_option_of_critics_is_forgotten():
     """A new option of all agents about critics, or about what they see, is to be taken from the run too."""
-    about = ("critic", "atom", "value_bound", "normalize")
+    about = ("critic", "atom", "value_bound", "normalize", "rescale")
     names = {field.name for field in dataclasses.fields(AgentConfig)}
     of_critics = {name for name in names if any(word in name for word in about)}
     assert of_critics == {*extraction.OF_CRITICS, "critic_hidden_sizes", "critic_learning_rate"}

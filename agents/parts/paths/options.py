@@ -112,34 +112,33 @@ class PathConfig(DiffusionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.inverse_temperature and (self.temperature in TUNED or self.critic_target != "plain"):
-            what = "temperature" if self.temperature in TUNED else "critic_target"
-            raise ValueError(
-                f"inverse_temperature is 0, an infinite tau, which {what} {getattr(self, what)!r} cannot do with"
-            )
         if self.target == "weighted":
             if self.batch_size % self.chains_per_state:
                 raise ValueError(
                     f"chains_per_state is {self.chains_per_state}; it must divide batch_size, {self.batch_size}"
                 )
             check_chains(self)
-            return
-        if self.temperature == "entropy":
+        elif self.temperature == "entropy":
             raise ValueError(
                 f"temperature is 'entropy', which needs target 'weighted'; target is {self.target!r}"
             )
-        if self.critic_target != "plain":
+        elif self.critic_target != "plain":
             raise ValueError(
                 f"critic_target is {self.critic_target!r}, which needs target 'weighted'; target is {self.target!r}"
             )
-        if self.target == "clean" and self.temperature == "spread":
+        elif self.target == "clean" and self.temperature == "spread":
             # Where the policy overshoots it is wide, however low the temperature is.
             raise ValueError(
                 "temperature is 'spread', which needs target 'fitted' or 'weighted'; target is 'clean'"
             )
-        if self.target == "fitted" and "spread" in (self.step_fit, self.target_fit):
+        elif self.target == "fitted" and "spread" in (self.step_fit, self.target_fit):
             raise ValueError(
                 "step_fit or target_fit is 'spread', which needs target 'weighted'; target is 'fitted'"
+            )
+        if not self.inverse_temperature and (self.temperature in TUNED or self.critic_target != "plain"):
+            option = "temperature" if self.temperature in TUNED else "critic_target"
+            raise ValueError(
+                f"{option} is {getattr(self, option)!r}, which needs inverse_temperature above 0: at 0 tau is infinite"
             )
 
     @property

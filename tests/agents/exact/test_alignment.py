@@ -105,10 +105,10 @@ class Predicts:
 
     def __init__(self, agent: Any, predict: Any) -> None:
         self.schedule = agent.denoiser.schedule
-        self.predict = predict
+        self.function = predict
 
-    def apply(self, params: Any, *inputs: Any) -> jax.Array:
-        return self.predict(*inputs)
+    def predict(self, params: Any, *inputs: Any) -> jax.Array:
+        return self.function(*inputs)
 
 
 class Holds:

@@ -124,6 +124,9 @@ def test_a_value_does_not_change_with_the_scale_of_rewards(rescales: bool):
     for scale in (1.0, 1.5, 3.0, 2.0, 8.0, 8.0):
         batch = transitions(2.0, scale)
         target = critics.target(state, batch, batch.action)
+        helped = critics.target(state, batch, batch.action, jnp.ones_like(batch.reward))
+        # A bonus is none of the values that were learned: it is added as it is.
+        np.testing.assert_allclose(helped.content - target.content, 0.9, rtol=1e-5)
         if scale > 1.0:
             backed_up = float(target.content[0]) * scale
             assert (backed_up == pytest.approx(2.0 + 0.9 * 7.0, rel=1e-5)) == rescales
@@ -135,7 +138,7 @@ def test_a_value_does_not_change_with_the_scale_of_rewards(rescales: bool):
     assert rescales or state.units == ()
 
 
-@pytest.mark.parametrize("name", [name for name in agents.AGENTS if name != "qsm"] + ["qsm", "batchnorm"])
+@pytest.mark.parametrize("name", [*agents.AGENTS, "batchnorm"])
 def test_agents_know_the_scale_that_their_critics_learned_at(name: str):
     options = {"critic_torso": "batchnorm"} if name == "batchnorm" else {}
     agent = small_agent(
@@ -147,7 +150,8 @@ def test_agents_know_the_scale_that_their_critics_learned_at(name: str):
     for number, reward in enumerate((1.0, 8.0, 3.0)):
         state = agent.observe(state, rows([reward], [False]), jnp.array([True]))
         seen = agent.normalized_batch(state, batch)
-        discounts.append(np.asarray(agent.critic.discount(state.critic, seen) / batch.discount))
+        discount = agent.critic.at_next(state.critic, seen, None)[0]
+        discounts.append(np.asarray(discount / batch.discount))
         before = state.critic.units
         state, _ = update(state, batch, jax.random.key(number), jnp.asarray(2 * number + 1))
         online, target = state.critic.units

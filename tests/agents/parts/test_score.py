@@ -83,10 +83,12 @@ def test_a_velocity_implies_the_clean_action_and_the_noise_that_were_mixed():
     np.testing.assert_allclose(noise, sigma * noised + root_abar * velocity, rtol=1e-4, atol=1e-5)
     clean = (noised - sigma * noise) / root_abar
     np.testing.assert_allclose(clean, root_abar * noised - sigma * velocity, rtol=1e-3, atol=1e-4)
-    predict = VELOCITY.predictor(params, observation)
-    for index in range(VELOCITY.schedule.num_levels):
-        at = np.asarray(level) == index + 1
-        np.testing.assert_allclose(predict(jnp.asarray(index), noised)[at], noise[at], rtol=1e-4, atol=1e-5)
+    for visited in ([1, 2, 3], [1, 3]):  # all levels, and those of a shorter way down
+        predict = VELOCITY.predictor(params, observation, np.array(visited))
+        for index, one in enumerate(visited):
+            at = np.asarray(level) == one
+            found = predict(jnp.asarray(index), noised)[at]
+            np.testing.assert_allclose(found, noise[at], rtol=1e-4, atol=1e-5)
 
 
 def test_a_velocity_is_regressed_in_its_own_units():
@@ -94,9 +96,17 @@ def test_a_velocity_is_regressed_in_its_own_units():
     params, observation, noised, level, velocity, sigma, root_abar = velocity_case()
     noise = np.random.default_rng(0).normal(size=noised.shape).astype(np.float32)
     target = score.ScoreTarget(noised, level, jnp.asarray(noise))
-    value, _ = VELOCITY.loss(params, observation, target)
-    expected = np.square(velocity - (noise - sigma * np.asarray(noised)) / root_abar).mean()
-    assert float(value) == pytest.approx(expected, rel=1e-3)
+    value, metrics = VELOCITY.loss(params, observation, target)
+    wanted = (noise - sigma * np.asarray(noised)) / root_abar
+    assert float(value) == pytest.approx(np.square(velocity - wanted).mean(), rel=1e-3)
+    lengths = np.linalg.norm(velocity, axis=1) * np.linalg.norm(wanted, axis=1)
+    cosine = ((velocity * wanted).sum(axis=1) / lengths).mean()
+    assert float(metrics["score/target_cosine"].total) == pytest.approx(cosine, rel=1e-3)
+
+
+def test_the_score_of_published_qsm_is_no_velocity():
+    with pytest.raises(ValueError, match=r"prediction is 'velocity'.*leave it out"):
+        small_agent("qsm", prediction="velocity")
 
 
 def test_noised_actions_follow_the_forward_equation_at_uniform_levels():

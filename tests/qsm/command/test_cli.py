@@ -71,7 +71,7 @@ MISTAKES = {
     "train qsm cheetah-run --sweep hidden_sizes=64,64": "hidden_sizes, which shapes the compiled program",
     "train qsm cheetah-run --sweep seed=1,2": "give --seed for the first and --num-seeds for how many",
     "train qsm cheetah-run --sweep steps=1e6,2e6": "--sweep names steps, which is the run's and not the agent's",
-    "train qsm-clean x --preset strong --target clean": "It is the preset that sets --temperature; give another one",
+    "train qsm-clean x --preset strong --target clean": "It is --preset that sets --temperature: give",
     "train qsm-clean x --preset strong --temperature entropy": "target is 'fitted'\n",
     "train qsm x --sweep 'score_scale=1 score-scale=2'": "it names an option twice",
     "train qsm x --sweep 'score_scale=1 2'": "several with blanks between",

@@ -45,6 +45,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
             "critic_head": "c51",
         }
     ],
+    "qsm-clean": [
+        {"denoising_steps": 4, "prediction": "velocity", "acting_sampler": "dpm++", "acting_steps": 2}
+    ],
     "sac": [{}],
     "td3": [{}],
 }
