@@ -33,19 +33,18 @@ PRESETS: dict[PresetName, Preset] = {
         "one setting for all agents and tasks: plain critics with LayerNorm that learn distributions",
         # Values spread through target critics by 1 - discount of their rate: 20,000 updates at the usual .005.
         {**_DISTRIBUTION, "critic_layer_norm": True, "normalize_observations": True, "target_rate": 0.02},
-        # Actions of a diffusion policy are noisy, where those of SAC and TD3 are its mean: the best of a few. A target
-        # that stays off the bounds and a temperature that tunes itself, for critics young and old and for tasks of 1 to
-        # 38 action components; and published QSM's scale in sizes of the gradient, which normalised rewards make small.
         {
-            "diffusion": {
-                "eval_samples": 8,
+            # Its scale in sizes of the gradient, which normalised rewards make small; and the best of a few actions.
+            "qsm": {"relative_scale": True, "score_scale": 1.0, "eval_samples": 8},
+            # A target that stays off the bounds and a temperature that tunes itself, for critics young and old and for
+            # tasks of 1 to 38 action components; what such a policy can follow is set by the errors of its network.
+            # One action in evaluation: the best of eight finds errors of the critics.
+            "qsm-clean": {
                 "target": "fitted",
                 "temperature": "spread",
-                "relative_scale": True,
-                "score_scale": 1.0,
+                "prediction": "velocity",
+                "score_learning_rate": 1e-3,
             },
-            # What a fitted policy can follow is set by the errors of its network.
-            "qsm-clean": {"prediction": "velocity", "score_learning_rate": 1e-3},
         },
     ),
     "simba": Preset(
