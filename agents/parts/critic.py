@@ -157,13 +157,16 @@ class Critic(approximator.Approximator):
     def follow(self, state: CriticState, rate: float | jax.Array) -> CriticState:
         """Moves the target critics towards the critics, by Polyak averaging."""
         state = state._replace(target=polyak(state.target, state.online.params, rate))
-        return self.units_followed(state, rate) if self.rescales else state
+        return self.units_followed(state, rate)
 
     def units_followed(self, state: CriticState, rate: float | jax.Array) -> CriticState:
-        """The units of target critics that have moved towards the critics, as their parameters have."""
+        """`state` with the units of target critics that have moved towards the critics, as their parameters have."""
+        if not self.rescales:
+            return state
         online, target = state.units
-        target = jnp.where(target > 0, target + rate * (online - target), online)
-        return state._replace(units=Units(online, target))
+        return state._replace(
+            units=Units(online, jnp.where(target > 0, polyak(target, online, rate), online))
+        )
 
 
 class JointCritic(Critic):
@@ -205,7 +208,7 @@ class JointCritic(Critic):
         online = online._replace(params={**online.params, **moved})
         metrics = self.metrics(batch, values, errors, target_value)
         state = self.learned_in(CriticState(online, online.params, state.units), batch)
-        return self.units_followed(state, 1.0) if self.rescales else state, next_value, metrics
+        return self.units_followed(state, 1.0), next_value, metrics
 
     def follow(self, state: CriticState, rate: float | jax.Array) -> CriticState:
         """There is nothing to move."""
