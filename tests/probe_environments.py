@@ -21,6 +21,7 @@ class ProbeEnvironment:
 
     def __init__(self, seed: int = 0, episode_steps: int = 1):
         """Starts the probe's own random stream from `seed`."""
+        self._seed = seed
         self._random = np.random.default_rng(seed)
         self._spec = EnvSpec(
             task=type(self).__name__,
@@ -70,6 +71,7 @@ class ProbeEnvironment:
         state = self._random.bit_generator.state  # of PCG64: two whole numbers of 128 bits, and half a draw
         words = [word for name in ("state", "inc") for word in divmod(state["state"][name], 2**64)]
         return {
+            "seed": np.array(self._seed, np.int64),
             "random": np.array([*words, state["has_uint32"], state["uinteger"]], np.uint64),
             "steps": np.array(self._steps, np.int64),
             "observation": np.array(self._observation, np.float64),

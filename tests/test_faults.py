@@ -6,6 +6,7 @@ that were tampered with.
 
 from __future__ import annotations
 
+import ast
 import csv
 import hashlib
 import json
@@ -20,8 +21,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.faults.contents import content, differences
+from tests.faults.injections import WRAPPERS
 
-pytestmark = pytest.mark.slow  # trains in a dozen processes; `make faults` injects more
+slow = pytest.mark.slow  # trains in a dozen processes; `make faults` injects more
 
 ROOT = Path(__file__).parents[1]
 STEPS, INTERVAL, EVAL_INTERVAL, KEPT_ROWS = 1200, 100, 300, 1000
@@ -42,6 +44,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "preemption": root / "preemption" / RUN,
         "bit flipped": root / "bit_flipped" / RUN,
     }
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_what_is_replaced_to_fail_is_there(wrapper: str) -> None:
+    """Else a case fails of an import, and not of its fault."""
+    names: dict[str, object] = {}
+    replaced = []
+    for statement in ast.parse(wrapper).body:
+        match statement:
+            case ast.Import() | ast.ImportFrom():
+                exec(compile(ast.Module([statement], []), "wrapper", "exec"), names)
+            case ast.Assign(targets=[ast.Attribute(value=ast.Name(id=owner), attr=name)]):
+                replaced.append(hasattr(names[owner], name))
+    assert replaced == [True]
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -90,6 +106,7 @@ def replay(run: Path, checkpoint: Path) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in TRANSITION}
 
 
+@slow
 @pytest.mark.parametrize("name", ["undisturbed", "preemption", "bit flipped"])
 def test_a_run_ends_whole_whatever_has_happened(folders: dict[str, Path], name: str) -> None:
     run = folders[name]
@@ -110,6 +127,7 @@ def test_a_run_ends_whole_whatever_has_happened(folders: dict[str, Path], name: 
     assert len(replay(run, checkpoints(run)[-1])["reward"]) >= KEPT_ROWS
 
 
+@slow
 @pytest.mark.parametrize("name", ["preemption", "bit flipped"])
 def test_a_run_ends_as_one_that_was_left_alone(folders: dict[str, Path], name: str) -> None:
     run, alone = folders[name], folders["undisturbed"]
@@ -122,6 +140,7 @@ def test_a_run_ends_as_one_that_was_left_alone(folders: dict[str, Path], name: s
         np.testing.assert_array_equal(found[field][-KEPT_ROWS:], expected[field][-KEPT_ROWS:])
 
 
+@slow
 def test_the_faults_did_happen(folders: dict[str, Path]) -> None:
     starts = {name: len(json.loads((run / "provenance.json").read_text())) for name, run in folders.items()}
     assert starts == {"undisturbed": 1, "preemption": 2, "bit flipped": 2}
@@ -174,6 +193,7 @@ def change_a_transition(run: Path) -> None:
     metadata.write_text(json.dumps(listed))
 
 
+@slow
 @pytest.mark.parametrize(
     ("tamper", "where"),
     [

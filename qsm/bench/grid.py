@@ -22,6 +22,7 @@ from qsm.options.run import Backend, LaunchOptions, RunConfig
 from qsm.record.config_file import as_option, conflicts, is_run, read_config, resolved_config
 from qsm.record.run_id import RunId, check_name
 from qsm.record.status import read_progress
+from qsm.record.tables import return_at
 
 State = Literal["missing", "running", "finished", "stopped", "failed"]
 
@@ -172,9 +173,11 @@ def progress_of(cell: Cell, steps: int) -> Progress:
     if found.state == "finished" and found.step >= steps:
         try:
             read_config(cell.path)
+            # A run that was trained for longer is compared where the others end.
+            reached = found.last_return if found.step == steps else return_at(cell.path / "eval.csv", steps)
         except UserError as error:
             return Progress("failed", found.step, None, f"damaged: {first_line(error)}")
-        return Progress("finished", found.step, found.last_return)
+        return Progress("finished", found.step, reached)
     if found.state in ("failed", "diverged"):
         return Progress("failed", found.step, found.last_return, found.message)
     return Progress("stopped", found.step, found.last_return)

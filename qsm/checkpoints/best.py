@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,14 @@ class BestPolicies:
         self.returns = [self._best_return(folder) for folder in self._folders]
         """Mean return of each run's best policy; minus infinity where none is kept."""
 
-    def go_back_to(self, step: int | None) -> None:
-        """Removes what was kept after `step`, as those evaluations are made again; None where the runs begin anew."""
+    def go_back_to(self, step: int | None, runs: Iterable[int] | None = None) -> None:
+        """Removes what was kept after `step`, as those evaluations are made again; None where the runs begin anew.
+
+        Args:
+          runs: indices of those that go on; None for all. What the others kept stays.
+        """
         if processes.is_writer():
-            for folder in self._folders:
+            for folder in self._folders if runs is None else [self._folders[i] for i in runs]:
                 for later in [found for found in kept_steps(folder) if step is None or found > step]:
                     remove_quietly(_file(folder, later))
         self.returns = [self._best_return(folder) for folder in self._folders]

@@ -89,8 +89,9 @@ class HostLoop:
         return {ACTION: action, **self.environments[index].save()}
 
     def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> object:
-        for environment, one in zip(self.environments, saved, strict=True):
-            environment.restore({name: value for name, value in one.items() if name != ACTION})
+        for environment, one, is_active in zip(self.environments, saved, self.learner.active, strict=True):
+            if is_active:  # a frozen one is never stepped, and what is saved is another's
+                environment.restore({name: value for name, value in one.items() if name != ACTION})
         self._action = np.stack([np.asarray(one[ACTION], np.float32) for one in saved])
         return ()
 

@@ -52,7 +52,7 @@ class Loop(Protocol):
         ...
 
     def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> object:
-        """Puts the environments where `save` found them; returns `TrainState.environment`.
+        """Puts the environments of `learner.active` where `save` found them; returns `TrainState.environment`.
 
         Raises:
           ValueError: what was saved is of another environment.

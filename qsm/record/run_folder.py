@@ -113,7 +113,7 @@ class RunDir:
         """Creates the run, or opens the run of the same configuration that is there.
 
         What a run's numbers do not depend on may differ, and with `extend_steps` the run that is there may have fewer
-        steps; it then has those of `config`.
+        steps; it then has those of `config`, and its file from `record_start` on.
 
         Look at `finished` to tell a run that is done, and at `created` to tell a new one. Nothing is written
         in an existing folder, and nothing is left behind by a refusal.
@@ -124,11 +124,6 @@ class RunDir:
         path = Path(path)
         run = cls.examine(path, config, command, extend_steps)
         if run is not None:
-            try:
-                if not run.finished and run.config != read_config(path):
-                    write_json(path / "config.json", run.config)
-            except OSError as error:
-                raise explain(path, error) from error
             return run
         missing = missing_folders(path)
         config = normalized(config)
@@ -192,12 +187,15 @@ class RunDir:
     def record_start(self, device: str, warn: Callable[[str], None] | None = None) -> None:
         """Appends to `provenance.json` how this process runs, at the beginning and at each resumption.
 
+        `config.json` then has what this process was given, which may differ from what was there in the steps and in
+        what no number depends on. Not before, so that a training that is refused leaves its runs as they were.
+
         Args:
           device: kind of the device, such as `cpu` or `NVIDIA H200`.
           warn: told, once, when a later `write_status` fails; the module's logger by default.
 
         Raises:
-          UserError: the file cannot be written.
+          UserError: a file cannot be written.
         """
         self._warn = warn or self._warn
         file = self.path / "provenance.json"
@@ -208,6 +206,8 @@ class RunDir:
             starts = []
         entry = {"started": now(), "command": self._command, "device": device, **provenance.here()}
         try:
+            if self.config != read_config(self.path):
+                write_json(self.path / "config.json", self.config)
             write_json(file, [*starts, entry] if isinstance(starts, list) else [entry])
         except OSError as error:
             raise explain(self.path, error) from error

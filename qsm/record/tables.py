@@ -101,6 +101,16 @@ def read_csv(path: str | Path) -> list[dict[str, float]]:
     return rows
 
 
+def return_at(path: Path, step: int) -> float | None:
+    """The mean return that an `eval.csv` has of `step`; None where it has none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    rows = read_csv(path) if path.exists() else []
+    return next((row.get("return_mean") for row in rows if row["step"] == step), None)
+
+
 def format_cell(value: float | None) -> str:
     """Nine significant digits, which tell any two float32 values apart; whole numbers in full."""
     if value is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -155,18 +156,30 @@ def hours_of(
     """Hours of training and evaluation up to the end of each evaluation, from the rows of a run's two tables.
 
     An interval without a rate, the first after each start, counts at the rate of the next one that has it, or at the
-    last. Empty where rates or the seconds of evaluations are not recorded; ends with the training metrics.
+    last. An evaluation that is the first after a start, and waits for its program, counts at most like the median of
+    the others. Empty where rates or the seconds of evaluations are not recorded; ends with the training metrics.
     """
     known = [row["loop/steps_per_second"] for row in training if row.get("loop/steps_per_second")]
     if not known or any("seconds" not in row for row in evaluations):
         return {}
-    steps, seconds, passed = [0.0], [0.0], 0
+    steps, seconds, passed, starts = [0.0], [0.0], 0, []
     for row in training:
+        if not row.get("loop/steps_per_second"):
+            starts.append(
+                steps[-1] if len(steps) > 1 else -1.0
+            )  # behind the evaluation at a checkpoint's step
         rate = known[min(passed, len(known) - 1)]
         passed += bool(row.get("loop/steps_per_second"))
         seconds.append(seconds[-1] + (row["step"] - steps[-1]) / rate)
         steps.append(row["step"])
-    spent = itertools.accumulate(row["seconds"] for row in evaluations)
+    firsts = {
+        min((row["step"] for row in evaluations if row["step"] > start), default=None) for start in starts
+    }
+    usual = [row["seconds"] for row in evaluations if row["step"] not in firsts]
+    most = statistics.median(usual) if usual else math.inf
+    spent = itertools.accumulate(
+        min(row["seconds"], most) if row["step"] in firsts else row["seconds"] for row in evaluations
+    )
     return {
         int(row["step"]): (float(np.interp(row["step"], steps, seconds)) + evaluating) / 3600
         for row, evaluating in zip(evaluations, spent, strict=True)

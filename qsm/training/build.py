@@ -118,7 +118,13 @@ def check_counts(member: Member, backend: Backend) -> None:
             f"--steps is {config.steps}, but {config.num_envs} environments take {schedule.random_steps} steps before "
             "the first update; train for longer or with fewer environments"
         )
-    if schedule.updates_due(config.steps) >= 2**31:
+    last_step = -(-config.steps // schedule.increment) * schedule.increment
+    if last_step >= 2**31:
+        raise ValueError(
+            f"--steps is {config.steps}, which {schedule.increment} steps at a time come to {last_step}; at most "
+            f"{2**31 - 1} can be counted"
+        )
+    if schedule.updates_due(last_step) >= 2**31:
         raise ValueError(
             f"--replay-ratio is {config.replay_ratio}; over {config.steps} steps that is more than 2^31 updates"
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
@@ -163,11 +164,14 @@ class Display:
         """Has the column `best` begin with the best mean return of what was trained before."""
         self._best = max(self._best, best)
 
-    def evaluation(self, step: int, returns: Sequence[float]) -> None:
-        """Prints the row of one evaluation from the returns of its episodes."""
+    def evaluation(self, step: int, returns: Sequence[float], are_of_seeds: bool = False) -> None:
+        """Prints the row of one evaluation from the returns of its episodes, or the means of several seeds.
+
+        Behind the mean is the standard deviation, of seeds that of a sample, as in the report; of episodes the one in
+        `eval.csv`.
+        """
         self._stretch = None
-        mean = math.fsum(returns) / len(returns)
-        std = math.sqrt(math.fsum((value - mean) ** 2 for value in returns) / len(returns))
+        mean, std = float(np.mean(returns)), float(np.std(returns, ddof=are_of_seeds and len(returns) > 1))
         improved = mean > self._best
         self._best = max(self._best, mean) if not math.isnan(mean) else self._best
         if not self._rows:

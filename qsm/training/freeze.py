@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from qsm.learning.learner import FAILURE_RATE, Means, TrainState
@@ -10,6 +11,9 @@ from qsm.loops.loop import Loop
 from qsm.loops.schedule import Counters
 from qsm.training import diagnosis
 from qsm.training.group import Group
+
+MIN_FAILED_TICKS = 10
+"""So many ticks of the loop must have failed in a row before a run is frozen for it: rows may be as short as one."""
 
 
 class Freezer:
@@ -25,6 +29,10 @@ class Freezer:
         self._group, self._loop = group, loop
         self._warn, self._close = warn, close
         self._warned_of: set[int] = set()  # runs whose simulation was said to have failed
+        self._failed_rows: Counter[int] = Counter()  # in a row, of each run
+        self._rows_to_fail = -(
+            -MIN_FAILED_TICKS // max(1, loop.schedule.log_interval // loop.schedule.increment)
+        )
 
     def freeze_diverged(self, at: Counters, state: TrainState, means: Sequence[Means]) -> None:
         """Freezes the runs whose metrics or learned numbers are not finite."""
@@ -34,11 +42,15 @@ class Freezer:
                 self._freeze(i, at, state, wrong, means[i].bad_updates)
 
     def freeze_failing(self, at: Counters, state: TrainState, means: Sequence[Means]) -> None:
-        """Freezes the runs whose simulation failed at every step of `means`; warns once of one that fails at times."""
+        """Freezes the runs whose simulation has come to fail at every step; warns once of one that fails at times."""
         for i in self._group.active_runs:
             rate = means[i].values.get(FAILURE_RATE, 0.0)
-            if rate >= 1.0:
+            self._failed_rows[i] = self._failed_rows[i] + 1 if rate >= 1.0 else 0
+            if self._failed_rows[i] >= self._rows_to_fail:
+                rows = self._rows_to_fail
                 cause = "the simulation failed at every step since the last row of metrics"
+                if rows > 1:
+                    cause = f"the simulation failed at every step of the last {rows} rows of metrics"
                 self._freeze(i, at, state, {FAILURE_RATE: rate}, 0, cause)
             elif rate > 0.0 and i not in self._warned_of:
                 self._warned_of.add(i)

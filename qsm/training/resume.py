@@ -70,19 +70,19 @@ def where_to_resume(group: Group) -> np.ndarray:
     for i in active:
         if not checkpoints[i].steps():
             _refuse_if_saved(runs[i])
-    nothing = np.array([*np.zeros_like(frozen), NO_STEP])
+    labels = [member.label for member in group.members]
     if not all(checkpoints[i].steps() for i in active) and not any(_saved_step(runs[i]) for i in active):
+        for i in np.flatnonzero(frozen).tolist():
+            _refuse_if_lost(runs[i], labels[i])
         # Killed while it saved for the first time: some may have a checkpoint, and others none yet.
         for one in checkpoints:
             one.go_back_to(NO_STEP)
-        return nothing
-    labels = [group.members[i].label for i in active]
-    step = common_step([checkpoints[i].steps() for i in active], labels)
-    if step is None:
-        return nothing
-    _refuse_if_alone([runs[i] for i in active], labels, step)
-    for one in checkpoints:
-        one.go_back_to(step)
+        return np.array([*np.zeros_like(frozen), NO_STEP])
+    step = common_step([checkpoints[i].steps() for i in active], [labels[i] for i in active])
+    assert step is not None  # one of them was saved, and none that was is without a checkpoint
+    _refuse_if_alone([runs[i] for i in active], [labels[i] for i in active], step)
+    for i in active:  # a frozen run is left as it is: nothing of it is made again
+        checkpoints[i].go_back_to(step)
     return np.array([*frozen, step])
 
 
@@ -124,6 +124,15 @@ def _refuse_if_saved(run: RunDir) -> None:
         )
 
 
+def _refuse_if_lost(diverged: RunDir, label: str) -> None:
+    """Raises UserError where a run that diverged had been saved, and the others, which begin, would have it begin."""
+    if saved := _saved_step(diverged):
+        raise UserError(
+            f"{label} diverged and was saved at step {saved:,} before, and the others have not begun; together they "
+            "would begin anew, and its scores would be lost. Train the others by themselves, by their --seed"
+        )
+
+
 def _refuse_if_alone(runs: Sequence[RunDir], labels: Sequence[str], step: int) -> None:
     """Raises UserError where a run has been trained further than the others by itself and would lose that."""
     # A group is saved as one: steps that differ come of a run that went on alone. Where they do not differ, a newer
@@ -144,6 +153,7 @@ def restore(group: Group, loop: Loop, step: int) -> Start:
       UserError: what was saved does not fit, or cannot be read.
     """
     learner = loop.learner
+    learner.active[:] = [i not in group.frozen for i in range(len(group.runs))]
     counters = Counters(step, 0)
     saved: list[Saved | None] = [None] * len(group.runs)
     for i in group.active_runs:
@@ -163,5 +173,4 @@ def restore(group: Group, loop: Loop, step: int) -> Start:
         state = learner.place(agents, [one.replay for one in parts], metrics, environment)
     except ValueError as error:
         raise UserError(f"the replay buffer saved at step {step:,} cannot be restored: {error}") from error
-    learner.active[:] = [i not in group.frozen for i in range(len(group.runs))]
     return Start(counters, state, [one.waiting if one is not None else {} for one in saved])

@@ -64,13 +64,13 @@ class Session:
             with processes.barrier():
                 if self.group.is_writer:
                     self._open_writers(stack, start)
-                self.best.go_back_to(start.resume_step)
+                self.best.go_back_to(start.resume_step, self.group.active_runs)
             yield
 
     def _open_writers(self, stack: contextlib.ExitStack, start: Start) -> None:
         group = self.group
-        for run in group.runs:
-            run.record_start(jax.devices()[0].device_kind, self.display.warn)
+        for i in group.active_runs:
+            group.runs[i].record_start(jax.devices()[0].device_kind, self.display.warn)
         if start.resume_step is not None:
             self.display.info(f"resuming at step {self.step:,}")
         for i in group.active_runs:
@@ -117,7 +117,7 @@ class Session:
         if done := [result for result in results if result is not None]:
             alone = len(results) == 1
             shown = done[0].returns if alone else [float(np.mean(result.returns)) for result in done]
-            self.display.evaluation(at.step, shown)
+            self.display.evaluation(at.step, shown, are_of_seeds=not alone)
         self._evaluation_seconds += ended - began
 
     def on_metrics(self, state: TrainState, at: Counters) -> TrainState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -52,17 +53,27 @@ def interrupts(
     agreed = 0  # by all processes
     calls = 0
 
+    is_told = True
+
     def ask(number: int, frame: Any) -> None:
-        nonlocal asked
+        nonlocal asked, is_told
         if asked:
             abandon(number)
-            console.finish(["Ended at once. The same command goes on from the newest checkpoint."])
+            # A signal may come amid a line that is being written, which admits no other.
+            with contextlib.suppress(RuntimeError):
+                console.finish(["Ended at once. The same command goes on from the newest checkpoint."])
             end_process(128 + number)
         asked = number
-        console.warn(console.stopping)
+        is_told = False
+        with contextlib.suppress(RuntimeError):
+            console.warn(console.stopping)
+            is_told = True
 
     def stop_signal() -> int:
-        nonlocal agreed, calls
+        nonlocal agreed, calls, is_told
+        if not is_told:
+            is_told = True
+            console.warn(console.stopping)
         if jax.process_count() == 1:
             return asked
         # All processes must stop at the same step, and a signal reaches them at different ones.

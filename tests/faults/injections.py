@@ -14,6 +14,61 @@ from tests.faults.trainings import DEVICE, GROUP, INTERVAL, Training, newest
 SMALL_FILES = 6_000
 """Bytes that a file may have where the disk is full: rows of metrics can be written, checkpoints cannot."""
 
+ENDS_UNSAVED = """
+import os, signal
+from qsm.training.session import Session
+save = Session.save_last
+def ask(self, *rest):
+    if self.step < self.group.config.steps: os.kill(os.getpid(), signal.SIGTERM)
+    save(self, *rest)
+Session.save_last = ask
+"""
+FULL_FOR_A_WHILE = f"""
+import resource
+from qsm.checkpoints.saver import Saver
+write, count, free = Saver._write, [0], resource.RLIM_INFINITY
+def limited(self, *rest):
+    count[0] += 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({SMALL_FILES} if count[0] in (3, 4) else free, free))
+    write(self, *rest)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, free))
+Saver._write = limited
+"""
+WANDB_FAILS = """
+from qsm.record.sinks.wandb_sink import WandbSink
+class Run:
+    def log(self, *rest, **more): raise OSError('no route')
+WandbSink._start = lambda self, run, mode: Run()
+"""
+TENSORBOARD_FAILS = """
+from qsm.record.sinks.tensorboard import TensorBoardSink
+TensorBoardSink._open = lambda self: 1 / 0
+"""
+CLOCK_GOES_BACK = """
+import itertools, time
+count = itertools.count()
+time.time = lambda: 2e9 - 3600 * next(count)
+"""
+SIMULATOR_EXPLODES = """
+from envs.api import SimulationError
+from envs.dmc import DmcEnvironment
+step, count = DmcEnvironment.step, [0]
+def fail(self, action):
+    count[0] += 1
+    if count[0] % 97 == 0: raise SimulationError('exploded')
+    return step(self, action)
+DmcEnvironment.step = fail
+"""
+WRAPPERS = (
+    ENDS_UNSAVED,
+    FULL_FOR_A_WHILE,
+    WANDB_FAILS,
+    TENSORBOARD_FAILS,
+    CLOCK_GOES_BACK,
+    SIMULATOR_EXPLODES,
+)
+"""What is run in a training's process before it, each to replace one method by one that fails."""
+
 Fault = Callable[[Training, random.Random], int]
 """Disturbs a training; how many faults were injected. The training is gone on with afterwards."""
 
@@ -43,12 +98,7 @@ def preempt(run: Training, draw: random.Random) -> int:
 
 def preempt_twice(run: Training, draw: random.Random) -> int:
     """SIGTERM, and once more before it has saved: it ends at once."""
-    wrapper = (
-        "import os, signal\nfrom qsm.training.session import Session\nsave = Session.save_last\n"
-        "def ask(self, *rest):\n    if self.step < self.config.steps: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    save(self, *rest)\nSession.save_last = ask"
-    )
-    process = run.start(wrapper)
+    process = run.start(ENDS_UNSAVED)
     run.reach(process, 2 * INTERVAL)
     process.send_signal(signal.SIGTERM)
     status = run.end(process)
@@ -102,35 +152,22 @@ def fill_disk(run: Training, draw: random.Random) -> int:
 
 def fill_and_free_disk(run: Training, draw: random.Random) -> int:
     """The disk is full for two checkpoints in the middle of the training, and then has room again."""
-    wrapper = (
-        "import resource\nfrom qsm.saver import Saver\nwrite, count, free = Saver._write, [0], resource.RLIM_INFINITY\n"
-        "def limited(self, *rest):\n    count[0] += 1\n"
-        f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({SMALL_FILES} if count[0] in (3, 4) else free, free))\n"
-        "    write(self, *rest)\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (free, free))\nSaver._write = limited"
-    )
-    assert run.end(run.start(wrapper)) == 0, run.output
+    assert run.end(run.start(FULL_FOR_A_WHILE)) == 0, run.output
     assert "checkpoints are being written again" in " ".join(run.output.split()), run.output
     return 2
 
 
 def break_wandb(run: Training, draw: random.Random) -> int:
     """wandb raises at every row."""
-    wrapper = (
-        "from qsm.record import wandb_sink\nclass Run:\n    def log(self, *rest, **more): raise OSError('no route')\n"
-        "wandb_sink.WandbSink._start = lambda self, run, mode: Run()"
-    )
     run.arguments = ["offline" if word == "disabled" else word for word in run.arguments]
-    assert run.end(run.start(wrapper)) == 0, run.output
+    assert run.end(run.start(WANDB_FAILS)) == 0, run.output
     assert "wandb is off for the rest of this run" in " ".join(run.output.split()), run.output
     return 1
 
 
 def break_sink(run: Training, draw: random.Random) -> int:
     """TensorBoard's files cannot be opened."""
-    process = run.start(
-        "from qsm.record import tensorboard\ntensorboard.TensorBoardSink._open = lambda self: 1 / 0"
-    )
+    process = run.start(TENSORBOARD_FAILS)
     assert run.end(process) == 0, run.output
     assert "TensorBoard misses rows" in run.output, run.output
     return 1
@@ -138,10 +175,7 @@ def break_sink(run: Training, draw: random.Random) -> int:
 
 def turn_clock_back(run: Training, draw: random.Random) -> int:
     """The clock goes back an hour at every look at it."""
-    wrapper = (
-        "import itertools, time\ncount = itertools.count()\ntime.time = lambda: 2e9 - 3600 * next(count)"
-    )
-    assert run.end(run.start(wrapper)) == 0, run.output
+    assert run.end(run.start(CLOCK_GOES_BACK)) == 0, run.output
     return 1
 
 
@@ -166,12 +200,7 @@ OTHERS = {"of two seeds together": GROUP, "of the device loop": DEVICE}
 def explode(folder: Path) -> bool:
     """A simulator that fails at some steps: the run ends, and counts and tells them. Not compared: it differs."""
     run = Training(folder)
-    wrapper = (
-        "from envs import dmc\nfrom envs.api import SimulationError\nstep, count = dmc.DmcEnvironment.step, [0]\n"
-        "def fail(self, action):\n    count[0] += 1\n    if count[0] % 97 == 0: raise SimulationError('exploded')\n"
-        "    return step(self, action)\ndmc.DmcEnvironment.step = fail"
-    )
-    status = run.end(run.start(wrapper))
+    status = run.end(run.start(SIMULATOR_EXPLODES))
     rates = [row["simulator/failure_rate"] for row in read_csv(run.folder / "train.csv")]
     return (
         status == 0 and max(rates) > 0 and "the simulation of seed 0 failed" in " ".join(run.output.split())

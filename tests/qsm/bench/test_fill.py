@@ -56,6 +56,15 @@ def test_more_steps_or_seeds_train_what_is_missing(tmp_path: Path) -> None:
     assert [progress_of(cell, STEPS).state for cell in grid(tmp_path, 2).cells] == ["finished", "missing"]
 
 
+def test_a_run_that_was_trained_for_longer_has_its_return_of_the_grid_s_last_step(tmp_path: Path) -> None:
+    cell = grid(tmp_path, 1).cells[0]
+    run = leave(cell, "finished", 2 * STEPS, 2 * STEPS)
+    run.eval_csv.write_text(f"step,return_mean\n0,1\n{STEPS},3\n{2 * STEPS},7\n")
+    assert progress_of(cell, STEPS) == ("finished", 2 * STEPS, 3.0, "")
+    assert progress_of(cell, 2 * STEPS) == ("finished", 2 * STEPS, 7.0, "")
+    assert progress_of(cell, STEPS // 2).last_return is None  # it was not evaluated there
+
+
 def test_a_second_signal_ends_a_training_that_takes_long_to_save(tmp_path: Path) -> None:
     whole = grid(tmp_path, 1)
     (cell,) = whole.cells

@@ -90,6 +90,18 @@ def test_a_resumed_run_has_the_best_of_the_evaluations_that_it_keeps(tmp_path: P
         restore_policy(tmp_path, there, best=True)
 
 
+def test_what_a_run_kept_that_does_not_go_on_stays(tmp_path: Path):
+    runs, there = [tmp_path / name for name in ("goes_on", "frozen")], learner(2)
+    for run in runs:
+        run.mkdir()
+    keeper = BestPolicies(runs, there, pytest.fail)
+    for step in (100, 300):
+        keeper.offer(step, [float(step)] * 2, weighing(there, 1, 1))
+    keeper.go_back_to(200, [0])
+    assert [kept_steps(run / "best") for run in runs] == [[100], [100, 300]]
+    assert keeper.returns == [100.0, 300.0]
+
+
 def test_a_full_disk_is_warned_of_once_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     there, warnings = learner(), []
     keeper = BestPolicies([tmp_path], there, warnings.append)

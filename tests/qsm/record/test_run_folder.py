@@ -226,6 +226,8 @@ def test_more_steps_are_an_option_of_their_own(tmp_path: Path) -> None:
     assert tree(path) == before
     longer = RunDir.create_or_open(path, config(steps=50_000), extend_steps=True)
     assert not longer.created and not longer.finished
+    assert tree(path) == before  # until a training has begun
+    longer.record_start("cpu")
     assert load_run(path).config == config(steps=50_000)
     assert RunDir.create_or_open(path, config(steps=50_000), extend_steps=True).config == longer.config
     longer.write_status("finished", 50_000, 50_000)
@@ -249,7 +251,7 @@ def test_a_run_is_emptied_but_for_its_owner(tmp_path: Path) -> None:
 def test_what_changes_no_number_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
     RunDir.create_or_open(tmp_path, config()).write_status("interrupted", 5, 100_000)
     other = config(wandb="disabled", wandb_project="elsewhere")
-    assert RunDir.create_or_open(tmp_path, other).config == other
+    RunDir.create_or_open(tmp_path, other).record_start("cpu")
     assert load_run(tmp_path).config == other
     RunDir.create_or_open(tmp_path, other).write_status("finished", 100_000, 100_000)
     before = tree(tmp_path)

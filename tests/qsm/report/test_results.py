@@ -120,6 +120,22 @@ def test_hours_are_of_training_and_evaluation() -> None:
     )
 
 
+def test_compiling_an_evaluation_is_no_time_of_training() -> None:
+    rate = "loop/steps_per_second"
+    # Started at 0 and, from the checkpoint there, at 2000.
+    training = [
+        {"step": 1000.0},
+        {"step": 2000.0, rate: 100.0},
+        {"step": 3000.0},
+        {"step": 4000.0, rate: 100.0},
+    ]
+    spent = {0.0: 60.0, 1000.0: 5.0, 2000.0: 7.0, 3000.0: 90.0, 4000.0: 6.0}
+    found = hours_of(training, [{"step": step, "seconds": seconds} for step, seconds in spent.items()])
+    assert [round(3600 * hours) for hours in found.values()] == [6, 21, 38, 54, 70]
+    alone = [{"step": 0.0, "seconds": 60.0}]
+    assert hours_of(training, alone) == pytest.approx({0: 60 / 3600})
+
+
 @pytest.mark.parametrize(("last", "labels"), [(300, ["0", "150", "300"]), (50_000, ["0", "25k", "50k"])])
 def test_steps_are_in_thousands_where_there_are_some(last: int, labels: list[str]) -> None:
     _, axes = new_figure(3)

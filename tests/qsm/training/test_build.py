@@ -31,6 +31,7 @@ def member(agent: dict[str, Any] | None = None, **options: Any) -> Member:
         ({}, {"random_elapsed": True}, "dm_control", "--random-elapsed is on; dm_control's episodes begin at"),
         ({"n_step": 5}, {"num_envs": 20}, "mjx", "20 environments take 100 steps before the first update"),
         ({}, {"steps": 2**31 - 1, "replay_ratio": "1024"}, "mjx", r"more than 2\^31 updates"),
+        ({}, {"steps": 2**31 - 1, "num_envs": 2}, "mjx", "which 2 steps at a time come to 2147483648"),
         ({}, {"num_envs": 400, "steps": 2000}, "mjx", "400 environments need 1200 or more"),
         (
             {"batch_size": 1001}, {}, "dm_control",

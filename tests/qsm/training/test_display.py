@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from qsm.base.text import spread
 from qsm.training.display import Display, Wait, open_log
 
 ROOT = Path(__file__).parents[3]
@@ -79,6 +80,16 @@ def test_rows_fit_and_bars_rise(width: int) -> None:
     assert filled[2] == bars[0] // 4 and filled[3] == bars[0] // 2
     assert width < 60 or max(map(len, rows)) <= width
     assert all(row.rstrip()[-1] in "█░" for row in rows) == (width < 76)
+
+
+def test_the_spread_of_seeds_is_that_of_a_sample_as_in_the_closing_line() -> None:
+    console = plain()
+    with Display(10, {}, console) as display:
+        display.evaluation(0, [600.0, 620.0], are_of_seeds=True)
+        display.evaluation(5, [600.0], are_of_seeds=True)
+    _, two, one = output(console).splitlines()
+    assert two.split()[1:4] == ["610.0", "±", "14.1"] and spread([600.0, 620.0]) == "610.0 ± 14.1"
+    assert one.split()[1:4] == ["600.0", "±", "0.0"]
 
 
 def test_a_maze_s_bar_is_full_at_its_goal() -> None:

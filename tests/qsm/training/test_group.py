@@ -259,6 +259,31 @@ def test_one_that_diverges_is_frozen_and_the_others_go_on(
     assert f"{good} is finished" in capsys.readouterr().out
 
 
+def test_a_group_with_one_that_diverged_is_resumed(
+    made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(task: Task) -> None:
+        if task.num_steps == 33:
+            raise OSError("the machine is gone")
+
+    original = ObservationReward._reward
+    with monkeypatch.context() as patch:
+        at_steps(made, patch, fail)
+        patch.setattr(
+            ObservationReward,
+            "_reward",
+            lambda self, action: 3e38 if self is made[1] else original(self, action),
+        )
+        with pytest.raises(OSError, match="gone"):
+            run(tmp_path)
+    diverged = status(folder(tmp_path, 1))
+    assert (diverged["state"], diverged["saved_step"]) == ("diverged", None)
+    assert run(tmp_path) == "diverged"
+    assert status(folder(tmp_path, 1)) == diverged
+    assert status(folder(tmp_path, 0))["state"] == "finished"
+    assert [row["step"] for row in rows(folder(tmp_path, 0) / "train.csv")] == [10, 20, 30, 40]
+
+
 def test_where_one_of_a_group_cannot_be_saved_none_is(
     made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -296,6 +321,21 @@ def test_a_simulation_that_fails_is_counted_and_the_run_goes_on(
     assert run(tmp_path, seeds=1) == "finished"
     table = rows(folder(tmp_path, 0) / "train.csv")
     assert [row[FAILURE_RATE] for row in table] == pytest.approx([0.1, 0, 0.1, 0])
+
+
+@pytest.mark.parametrize(("failed", "outcome"), [(range(5, 14), "finished"), (range(5, 16), "diverged")])
+def test_one_failed_step_is_no_end_however_short_the_rows(
+    made: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: range, outcome: Outcome
+):
+    def fail(task: Task) -> None:
+        if task is made[0] and task.num_steps in failed:
+            task._steps = 1  # no episode is under way
+            raise SimulationError("diverged")
+
+    at_steps(made, monkeypatch, fail)
+    assert run(tmp_path, seeds=1, log_interval=1) == outcome
+    expected = "at every step of the last 10 rows of metrics" if outcome == "diverged" else ""
+    assert expected in status(folder(tmp_path, 0))["message"]
 
 
 def test_runs_without_a_common_step_are_told_apart():

@@ -148,11 +148,11 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path: Path, step
     assert run(tmp_path, seeds=1, at_step=stop_at(25) if steps == 40 else lambda task: None) != "diverged"
     path = folder(tmp_path, 0)
     shutil.rmtree(path / "checkpoints")
-    table = (path / "eval.csv").read_bytes()
+    before = content(path)
     launch = LaunchOptions(extend_steps=steps == 60)
     with pytest.raises(UserError, match=r"was saved at step .* --overwrite"):
         run(tmp_path, seeds=1, launch=launch, steps=steps)
-    assert (path / "eval.csv").read_bytes() == table
+    assert content(path) == before
     assert run(tmp_path, seeds=1, launch=LaunchOptions(overwrite=True)) == "finished"
 
 
@@ -215,8 +215,26 @@ def test_one_that_went_on_alone_is_not_taken_back(tmp_path: Path):
     before = content(folder(tmp_path, 1))
     with pytest.raises(UserError, match="seed 1 has gone on alone to step 40, and the others are at 15"):
         run(tmp_path, launch=extend, steps=60, checkpoint_interval=50)
-    after = content(folder(tmp_path, 1))
-    assert {path.name for path in before if before[path] != after.get(path)} == {"config.json"}
+    assert content(folder(tmp_path, 1)) == before
+
+
+def test_one_that_diverged_alone_keeps_what_it_has(tmp_path: Path):
+    """It is frozen at once, and what it saved is neither gone back to nor begun anew."""
+    assert run(tmp_path, seeds=1, first=1, at_step=stop_at(25), checkpoint_interval=50) == "preempted"
+    diverged = folder(tmp_path, 1)
+    (diverged / "status.json").write_text(json.dumps(status(diverged) | {"state": "diverged"}))
+    before = content(diverged)
+    with pytest.raises(
+        UserError, match="seed 1 diverged and was saved at step 25 before, and the others have not"
+    ):
+        run(tmp_path, checkpoint_interval=50)
+    assert content(diverged) == before
+    assert run(tmp_path, seeds=1, at_step=stop_at(15), checkpoint_interval=50) == "preempted"
+    assert run(tmp_path, checkpoint_interval=50) == "diverged"
+    after = content(diverged)
+    assert {path.name for path in after if before.get(path) != after[path]} == {"log.txt"}
+    assert after.keys() == before.keys()
+    assert status(folder(tmp_path, 0))["state"] == "finished"
 
 
 # ---- What the rows of metrics wait for ---------------------------------------------------------------------------

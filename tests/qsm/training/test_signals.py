@@ -42,6 +42,30 @@ def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signal
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_a_signal_amid_a_line_of_output_is_told_at_the_next_step():
+    """Python's buffers admit no second write from a handler, which must not end the training."""
+
+    class Busy(Screen):
+        is_busy = True
+
+        def warn(self, line: str) -> None:
+            if self.is_busy:
+                raise RuntimeError("reentrant call")
+            super().warn(line)
+
+        def finish(self, lines: list[str]) -> None:
+            raise RuntimeError("reentrant call")
+
+    screen, abandoned, ended = Busy(), [], []
+    with interrupts(screen, 1, abandoned.append, ended.append) as stop_signal:
+        signal.raise_signal(signal.SIGTERM)
+        screen.is_busy = False
+        assert [stop_signal(), stop_signal()] == [signal.SIGTERM] * 2
+        assert screen.warned == ["stopping in time"]
+        signal.raise_signal(signal.SIGTERM)
+        assert (abandoned, ended) == ([signal.SIGTERM], [128 + signal.SIGTERM])
+
+
 def test_handlers_of_before_come_back_after_an_error():
     def fail() -> None:
         with interrupts(Screen(), 1, lambda number: None):
