@@ -137,7 +137,7 @@ def read_source(path: Path) -> Source:
     learner = Learner(built.agent, built.spec, 0, capacity=1, num_envs=config["run_config"]["num_envs"])
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         if checkpoints.latest_step is None:
-            raise UserError(f"{path} has no checkpoint yet; let the training go on, or resume it")
+            raise UserError(f"{path} has no checkpoint; let the training go on, or resume it")
         checkpoints.check_format()
         saved, counters = checkpoints.restore(learner, checkpoints.latest_step)
     if not hasattr(saved.agent, "critic"):

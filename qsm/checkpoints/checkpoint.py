@@ -298,7 +298,8 @@ def restore_agent(
       UserError: there is none, or it does not fit.
     """
     nothing = UserError(
-        f"{folder.parent} has no checkpoint yet; let the training go on, or resume it with its command."
+        f"{folder.parent} has no checkpoint: let its training go on, or resume it with its command; where it was "
+        "finished and published without checkpoints, train it again in another folder."
     )
     if not folder.is_dir():
         raise nothing

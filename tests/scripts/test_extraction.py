@@ -157,7 +157,7 @@ def test_no_option_of_critics_is_forgotten():
     [
         ({"agent_options": {"critic_torso": "batchnorm"}}, "give one with another torso"),
         ({"backend": "mjx"}, "was trained on mjx"),
-        ({}, "has no checkpoint yet"),
+        ({}, "has no checkpoint"),
     ],
 )
 def test_runs_that_cannot_be_taken(tmp_path: Path, options: dict[str, Any], told: str):

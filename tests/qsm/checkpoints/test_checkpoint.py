@@ -185,7 +185,9 @@ def test_a_run_without_a_checkpoint_is_told_in_one_line(exists: bool, tmp_path: 
     folder = tmp_path / "run" / "checkpoints"
     if exists:
         folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"run has no checkpoint yet; .* resume it with its command\.$"):
+    with pytest.raises(
+        UserError, match=r"run has no checkpoint: .* resume it with its command; .* in another folder\.$"
+    ):
         checkpoint.restore_agent(folder, Learner(TallyAgent(), SPEC, 0, 1))
     assert folder.is_dir() == exists
 

@@ -227,7 +227,7 @@ def test_states_of_a_device_environment_are_found(tmp_path: Path):
 RUN = "RUN"  # stands for a run that is there
 MISTAKES = {
     "none": "There is no folder none",
-    "empty": "has no checkpoint yet",
+    "empty": "has no checkpoint: ",
     f"{RUN} --steps 10,7": "has no policy of step 7; there are checkpoints of step 10 and 20",
     f"{RUN} --steps 10 --best": "--steps are given and another policy is asked for too; leave out --best and --step",
     f"{RUN} --best": "has no best policy",

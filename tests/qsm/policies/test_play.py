@@ -303,5 +303,5 @@ def test_without_a_way_to_render_the_reason_is_told(
 
 
 def test_a_run_without_a_checkpoint_is_told(world: World, tmp_path: Path):
-    with pytest.raises(UserError, match="has no checkpoint yet"):
+    with pytest.raises(UserError, match="has no checkpoint: "):
         play(a_run(tmp_path, "mjx", weight=None), episodes=1)
