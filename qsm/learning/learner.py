@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents.api import Agent
-from agents.parts.types import Metrics
+from agents.parts.types import Mean, Metrics
 from envs.api import Arrival, EnvSpec, TimeStep
 from qsm.data import replay
 from qsm.data.replay import Rows
@@ -27,7 +27,7 @@ from qsm.learning import compiled
 from qsm.learning.compiled import GroupPrograms
 from qsm.learning.keys import make_streams
 from qsm.learning.placement import Placement
-from qsm.learning.programs import FAILURE_RATE, FINITE, TrainState
+from qsm.learning.programs import FAILURE_RATE, FINITE, REWARD, TrainState
 
 __all__ = ["FAILURE_RATE", "Learner", "Means", "TrainState"]
 
@@ -136,7 +136,8 @@ class Learner:
             buffers = [replay.from_rows(shapes, parts) for parts in saved_replay]
             buffer = jax.tree.map(lambda *leaves: np.stack(leaves), *buffers)
             buffer = self.placement.put_replay(buffer)
-        sums = self.compiled.zero_metrics() if metrics is None else metrics
+        # What a former version did not count begins with this row.
+        sums = {name: (metrics or {}).get(name, zero) for name, zero in self.compiled.zero_metrics().items()}
         return TrainState(
             self.placement.put_seeds(agents), buffer, self.placement.put_seeds(sums), environment
         )
@@ -233,6 +234,8 @@ class Learner:
             (dict(state.metrics), compiled.are_finite(state.agent, self.placement))
         )
         finite = sums.pop(FINITE)
+        # Of an environment step, whatever the action repeat: so it compares with returns.
+        sums[REWARD] = Mean(sums[REWARD].total / np.float32(self.spec.action_repeat), sums[REWARD].count)
         return [
             Means(
                 {

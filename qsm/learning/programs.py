@@ -21,8 +21,12 @@ from qsm.learning.keys import Streams, make_streams
 KEPT = 64
 """Agents and groups whose programs a process remembers."""
 FAILURE_RATE = "simulator/failure_rate"
+REWARD = "loop/reward"
+"""Mean reward of what was done in training."""
 FINITE = "learner/finite_updates"
 """Sum beside the metrics: updates up to the first whose metrics were not finite, and all updates."""
+OF_THE_LOOP = (FAILURE_RATE, FINITE, REWARD)
+"""Sums that are there beside those of the agent's metrics."""
 
 
 class TrainState(NamedTuple):
@@ -75,14 +79,16 @@ def store(
     buffer = replay.insert(buffer, jnp.zeros_like(action), arrival.first, is_start)
     seen = agent.observe(state.agent, arrival.time_step, is_stored)
     seen = agent.observe(seen, arrival.first, is_start)
+    is_tick = (arrival.time_step.step_type != StepType.FIRST) & active  # the start of a run has none
+    is_whole = is_tick & arrival.is_valid
+    rewards = jnp.where(is_whole, arrival.time_step.reward, 0)
     sums = dict(state.metrics)
-    is_tick = arrival.time_step.step_type != StepType.FIRST  # the start of a run has none
-    failures = (~arrival.is_valid & is_tick).astype(jnp.float32)
-    ticks = is_tick.astype(jnp.float32)
-    rate = sums[FAILURE_RATE]
-    sums[FAILURE_RATE] = Mean(
-        rate.total + jnp.where(active, failures.sum(), 0), rate.count + jnp.where(active, ticks.sum(), 0)
-    )
+    for name, what, of in (
+        (FAILURE_RATE, is_tick & ~arrival.is_valid, is_tick),
+        (REWARD, rewards, is_whole),
+    ):
+        total, count = sums[name]
+        sums[name] = Mean(total + what.astype(jnp.float32).sum(), count + of.astype(jnp.float32).sum())
     return state._replace(agent=where_active(active, seen, state.agent), replay=buffer, metrics=sums)
 
 
@@ -117,14 +123,15 @@ def update(
     at = names.index(FINITE)
     so_far = is_finite & (sums.total[at] == sums.count[at])
     none = jnp.zeros((), jnp.float32)
-    metrics |= {FAILURE_RATE: Mean(none, none), FINITE: Mean(so_far.astype(jnp.float32), none + 1)}
+    metrics |= dict.fromkeys(OF_THE_LOOP, Mean(none, none))
+    metrics |= {FINITE: Mean(so_far.astype(jnp.float32), none + 1)}
     added = jax.tree.map(jnp.add, sums, pack(metrics))
     return where_active(active, (new_state, added), (agent_state, sums))
 
 
 def packed_names(metrics: Metrics) -> list[str]:
     """The order in which `pack` has the metrics of an agent and those of the loop."""
-    return sorted({*metrics, FAILURE_RATE, FINITE})
+    return sorted({*metrics, *OF_THE_LOOP})
 
 
 def pack(sums: Metrics) -> Mean:
@@ -176,7 +183,7 @@ def sum_shapes(agent: Agent, buffer: Replay) -> Metrics:
 
     found = jax.eval_shape(update_metrics, buffer, jax.eval_shape(lambda: make_streams(0)))
     number: Any = jax.ShapeDtypeStruct((), jnp.float32)
-    return found | {FAILURE_RATE: Mean(number, number), FINITE: Mean(number, number)}
+    return found | dict.fromkeys(OF_THE_LOOP, Mean(number, number))
 
 
 def is_finite(agent_state: Any) -> jax.Array:

@@ -22,7 +22,7 @@ from qsm.data import replay
 from qsm.learning import programs
 from qsm.learning.keys import Streams, make_streams
 from qsm.learning.learner import Learner, Means
-from qsm.learning.programs import FAILURE_RATE, FINITE, TrainState
+from qsm.learning.programs import FAILURE_RATE, FINITE, REWARD, TrainState
 from tests.arrivals import arrival
 from tests.keys import check_keys
 from tests.tally_agent import TallyAgent
@@ -222,10 +222,11 @@ def test_sums_come_back_from_their_packing_in_their_types():
         return rng.normal(size=2).astype(dtype)
 
     sums = {
-        name: Mean(number(np.float32), number(np.float16)) for name in ("z", FINITE, "a", FAILURE_RATE, "q")
+        name: Mean(number(np.float32), number(np.float16))
+        for name in ("z", FINITE, REWARD, "a", FAILURE_RATE, "q")
     }
     packed = programs.pack(sums)
-    assert packed.total.shape == packed.count.shape == (2, 5)
+    assert packed.total.shape == packed.count.shape == (2, 6)
     back = programs.unpack(packed, sums)
     assert set(back) == set(sums)
     for name, mean in sums.items():
@@ -283,11 +284,42 @@ def test_metrics_are_means_over_the_updates_they_happened_in(monkeypatch: pytest
     monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(tree) or fetch(tree))
     state, metrics = learner.drain(state)
     values = {"tally/step": np.mean([2, 3, 4, 5, 6]), "tally/odd": np.mean([3, 5]), FAILURE_RATE: 0}
+    values[REWARD] = np.mean([1, 2, 4, 5, 7, 8])  # starts of episodes have none
     assert metrics == [Means(values, bad_updates=0, is_finite=True)]
     assert len(fetches) == 1
     state, metrics = learner.drain(learn(learner, state, 10, first_update=8, num_updates=1))
-    assert metrics == [Means({"tally/step": 8, FAILURE_RATE: 0}, 0, True)]
+    assert metrics == [Means({"tally/step": 8, FAILURE_RATE: 0, REWARD: 10}, 0, True)]
     assert learner.drain(state)[1] == [Means({}, 0, True)]
+
+
+def test_the_reward_of_training_is_of_an_environment_step():
+    """Whatever the action repeat; of steps that failed nothing is known, and a frozen seed takes none."""
+    spec = dataclasses.replace(SPEC, action_repeat=2)
+    learner = Learner(TallyAgent(), spec, seeds=(0, 1), capacity=16)
+    state, action = learner.init(), np.zeros((2, 1, 1), np.float32)
+    learner.active[1] = False
+    for step_type, reward in (
+        (StepType.FIRST, 100.0),
+        (StepType.MID, 1.0),
+        (StepType.MID, 5.0),
+        (StepType.LAST, 7.0),
+    ):
+        here = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), arrival(step_type, 0, reward))
+        if step_type == StepType.LAST:
+            here = here._replace(is_valid=np.zeros_like(here.is_valid))
+        state = learner.learn(state, action, here, np.int32(0), np.int32(0))
+    _, (ours, frozen) = learner.drain(state)
+    assert ours.values == {FAILURE_RATE: pytest.approx(1 / 3), REWARD: 1.5}
+    assert frozen.values == {}
+
+
+def test_sums_that_a_former_version_did_not_keep_begin_at_zero():
+    learner = Learner(TallyAgent(), SPEC, seeds=0, capacity=16)
+    state = learn(learner, filled(learner), 8, first_update=2, num_updates=2)
+    saved = {name: sums for name, sums in jax.device_get(state.metrics).items() if name != REWARD}
+    placed = learner.place(jax.device_get(state.agent), None, saved, ())
+    (before,), (after,) = learner.means(state), learner.means(placed)
+    assert after.values == {name: value for name, value in before.values.items() if name != REWARD}
 
 
 # ---- Draws -------------------------------------------------------------------------------------------------------
