@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from agents.api import Agent
+from agents.parts.types import Mode
 from envs.api import HostEnvironment, SimulationError, StepType
 from qsm.learning.learner import Learner
 
@@ -27,6 +31,20 @@ class Evaluation(NamedTuple):
             "failure_rate": self.num_failures / len(self.returns),
         }
         return values | {f"return_{i}": value for i, value in enumerate(self.returns)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exploring:
+    """`agent`, which is evaluated as it explores."""
+
+    agent: Agent
+
+    def act(self, state: Any, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
+        """Actions `[B, A]` for observations `[B, O]`, whatever `mode` is."""
+        return self.agent.act(state, observation, key, mode="explore")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.agent, name)
 
 
 def episode_seed(seed: int, step: int, episode: int) -> int:

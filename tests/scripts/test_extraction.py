@@ -1,4 +1,4 @@
-"""scripts/extraction.py: policies learn from critics that do not move, and are measured by known returns and values."""
+"""extraction.py: policies learn from critics that do not move, and are measured by known returns and values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qsm.bench.grid import parse_agent
 from qsm.command import cli
 from qsm.data import replay
 from qsm.learning.build import Built, Task
-from scripts import extraction
+from scripts.critics import extraction
 from tests.probe_environments import ActionReward
 from tests.run_folders import add
 

@@ -1,6 +1,6 @@
 """What each kind of critic costs: milliseconds of an update, in turns, for a busy machine slows all of them.
 
-taskset -c 0 python scripts/speed_critics.py [--agents sac qsm-clean] [--kinds mlp simba ...]
+taskset -c 0 python scripts/critics/speed.py [--agents sac qsm-clean] [--kinds mlp simba ...]
 """
 
 from __future__ import annotations

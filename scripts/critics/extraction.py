@@ -1,7 +1,7 @@
 """What each agent makes of one trained critic: policies learn anew from a run's critics and replay, which do not move.
 
     qsm train sac cheetah-run --preset strong --steps 30e3
-    python scripts/extraction.py runs/dm_control/cheetah-run/sac@strong/seed_0 --agents sac qsm-clean
+    python scripts/critics/extraction.py runs/dm_control/cheetah-run/sac@strong/seed_0 --agents sac qsm-clean
 
 The networks of a policy begin anew for each agent, and take `--updates` updates on batches of the run's replay buffer.
 Nothing is collected and no critic learns, so that policies are compared and nothing else. It takes minutes where a
@@ -41,7 +41,7 @@ from qsm.data import replay, sampling
 from qsm.devices import runtime
 from qsm.learning.build import Built, build
 from qsm.learning.learner import Learner
-from qsm.loops.evaluate import evaluate
+from qsm.loops.evaluate import Exploring, evaluate
 from qsm.options.parser import Positional
 from qsm.record.find import load_run
 
@@ -213,25 +213,12 @@ def advantage(agent: Agent, state: Any, rows: replay.Replay, key: jax.Array, *, 
     return scale * (value - other).mean()
 
 
-@dataclasses.dataclass(frozen=True)
-class Explorer:
-    """`agent`, evaluated as it explores."""
-
-    agent: Agent
-
-    def act(self, state: Any, observation: jax.Array, key: jax.Array, *, mode: Mode) -> jax.Array:
-        return self.agent.act(state, observation, key, mode="explore")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.agent, name)
-
-
 def measure(
     agent: Agent, state: Any, source: Source, environments: Sequence[HostEnvironment], seed: int
 ) -> Iterator[dict[str, Any]]:
     """What the policy is worth, for each way to act."""
     for mode in MODES:
-        player: Any = Explorer(agent) if mode == "explore" else agent
+        player: Any = Exploring(agent) if mode == "explore" else agent
         learner = Learner(player, source.built.spec, seed, capacity=1)
         states = jax.tree.map(lambda leaf: np.asarray(leaf)[None], state)
         (played,) = evaluate(learner, states, [environments], step=0)
