@@ -223,6 +223,7 @@ def test_one_that_diverged_alone_keeps_what_it_has(tmp_path: Path):
     assert run(tmp_path, seeds=1, first=1, at_step=stop_at(25), checkpoint_interval=50) == "preempted"
     diverged = folder(tmp_path, 1)
     (diverged / "status.json").write_text(json.dumps(status(diverged) | {"state": "diverged"}))
+    shutil.copy(next((diverged / "best").iterdir()), diverged / "best" / "20.npz")
     before = content(diverged)
     with pytest.raises(
         UserError, match="seed 1 diverged and was saved at step 25 before, and the others have not"
