@@ -137,7 +137,8 @@ class Learner:
             buffer = jax.tree.map(lambda *leaves: np.stack(leaves), *buffers)
             buffer = self.placement.put_replay(buffer)
         # What a former version did not count begins with this row.
-        sums = {name: (metrics or {}).get(name, zero) for name, zero in self.compiled.zero_metrics().items()}
+        sums = self.compiled.zero_metrics()
+        sums |= {name: saved for name, saved in (metrics or {}).items() if name in sums}
         return TrainState(
             self.placement.put_seeds(agents), buffer, self.placement.put_seeds(sums), environment
         )

@@ -67,6 +67,14 @@ def compared(options: Options, *environments: Steady, agent: Any = Fixed()) -> l
     return calibration.compare(agent, (), environments[0].spec, environments, options)
 
 
+def test_an_episode_begins_with_its_reset():
+    recorder = calibration.Recorder(Steady())
+    for _ in range(2):
+        recorder.reset()
+        recorder.step(np.array([0.5]))
+        assert (recorder.rewards, len(recorder.observations), len(recorder.actions)) == ([0.5], 2, 1)
+
+
 def test_what_came_is_the_discounted_sum_of_what_followed():
     assert calibration.returns_to_go([1.0, 0.0, 4.0], 0.5) == pytest.approx([2.0, 2.0, 4.0])
     rows = compared(Options(stride=1), Steady())
