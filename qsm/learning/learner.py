@@ -29,7 +29,7 @@ from qsm.learning.keys import make_streams
 from qsm.learning.placement import Placement
 from qsm.learning.programs import FAILURE_RATE, FINITE, REWARD, TrainState
 
-__all__ = ["FAILURE_RATE", "Learner", "Means", "TrainState"]
+__all__ = ["FAILURE_RATE", "REWARD", "Learner", "Means", "TrainState"]
 
 
 class Means(NamedTuple):

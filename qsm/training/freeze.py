@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from qsm.learning.learner import FAILURE_RATE, Means, TrainState
+from qsm.learning.learner import FAILURE_RATE, REWARD, Means, TrainState
 from qsm.loops.loop import Loop
 from qsm.loops.schedule import Counters
 from qsm.training import diagnosis
@@ -37,7 +37,9 @@ class Freezer:
     def freeze_diverged(self, at: Counters, state: TrainState, means: Sequence[Means]) -> None:
         """Freezes the runs whose metrics or learned numbers are not finite."""
         for i in self._group.active_runs:
-            wrong = {name: value for name, value in means[i].values.items() if not math.isfinite(value)}
+            # Rewards are the environment's: their sum may overflow, and what they do to the learned shows there.
+            learned = {name: value for name, value in means[i].values.items() if name != REWARD}
+            wrong = {name: value for name, value in learned.items() if not math.isfinite(value)}
             if wrong or means[i].bad_updates or not means[i].is_finite:
                 self._freeze(i, at, state, wrong, means[i].bad_updates)
 
