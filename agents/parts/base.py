@@ -137,10 +137,16 @@ class AgentBase:
             return observation
         return normalizer.normalize(self._statistics(state), observation)
 
+    def reward_scale(self, state: Any) -> jax.Array | float:
+        """What rewards are divided by, `[]`: values times it are in the task's rewards."""
+        if not self.config.normalize_rewards:
+            return 1.0
+        return normalizer.reward_scale(state.normalizer.returns, self.config.value_bound)
+
     def normalized_batch(self, state: Any, batch: Transition) -> Transition:
         """`batch` with its observations and rewards as the networks see them."""
         if self.config.normalize_rewards:
-            scale = normalizer.reward_scale(state.normalizer.returns, self.config.value_bound)
+            scale = self.reward_scale(state)
             batch = batch._replace(reward=batch.reward / scale, scale=scale)
         return batch._replace(
             observation=self.normalized(state, batch.observation),

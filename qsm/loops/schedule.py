@@ -62,6 +62,10 @@ class Schedule(NamedTuple):
         """The first step after `step`, in whole ticks, at which anything but training happens."""
         intervals = (self.log_interval, self.eval_interval, self.checkpoint_interval)
         target = min(self.steps, *((step // interval + 1) * interval for interval in intervals))
+        return self.in_ticks(target, step)
+
+    def in_ticks(self, target: int, step: int = 0) -> int:
+        """The first step from `step` on, in whole ticks, that is `target` or more."""
         return step + -(-(target - step) // self.increment) * self.increment
 
     def due(self, before: int, step: int) -> tuple[Event, ...]:

@@ -165,9 +165,8 @@ def hours_of(
     steps, seconds, passed, starts = [0.0], [0.0], 0, []
     for row in training:
         if not row.get("loop/steps_per_second"):
-            starts.append(
-                steps[-1] if len(steps) > 1 else -1.0
-            )  # behind the evaluation at a checkpoint's step
+            # Behind the evaluation at a checkpoint's step; the first start is before that at 0.
+            starts.append(steps[-1] if len(steps) > 1 else -1.0)
         rate = known[min(passed, len(known) - 1)]
         passed += bool(row.get("loop/steps_per_second"))
         seconds.append(seconds[-1] + (row["step"] - steps[-1]) / rate)

@@ -118,7 +118,7 @@ def check_counts(member: Member, backend: Backend) -> None:
             f"--steps is {config.steps}, but {config.num_envs} environments take {schedule.random_steps} steps before "
             "the first update; train for longer or with fewer environments"
         )
-    last_step = -(-config.steps // schedule.increment) * schedule.increment
+    last_step = schedule.in_ticks(config.steps)
     if last_step >= 2**31:
         raise ValueError(
             f"--steps is {config.steps}, which {schedule.increment} steps at a time come to {last_step}; at most "

@@ -24,7 +24,6 @@ import numpy as np
 
 from agents.api import Agent
 from agents.config import INFINITY, Limits, check_limits
-from agents.parts import normalizer
 from agents.parts.types import Mode
 from envs.api import EnvSpec, HostEnvironment, TimeStep
 from qsm.base.errors import UserError, first_line
@@ -131,9 +130,7 @@ def compare(
         learner, jax.tree.map(lambda leaf: np.asarray(leaf)[None], state), [recorders], step=0
     )
     assert played is not None, "no seed is frozen"
-    discount, scale = float(agent.discount(state)), 1.0
-    if agent.config.normalize_rewards:  # type: ignore[attr-defined]
-        scale = float(normalizer.reward_scale(state.normalizer.returns, agent.config.value_bound))  # type: ignore[attr-defined]
+    discount, scale = float(agent.discount(state)), float(agent.reward_scale(state))  # type: ignore[attr-defined]
     value = jax.jit(agent.action_value)
     rows = []
     for episode, recorder in enumerate(recorders):

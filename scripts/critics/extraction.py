@@ -29,7 +29,6 @@ import numpy as np
 import agents
 from agents.api import Agent
 from agents.config import INFINITY, Limits, check_limits
-from agents.parts import normalizer
 from agents.parts.types import Mean, Metrics, Mode
 from envs.api import HostEnvironment
 from qsm.base.errors import UserError, first_line, nearest
@@ -207,10 +206,7 @@ def advantage(agent: Agent, state: Any, rows: replay.Replay, key: jax.Array, *, 
     action = agent.act(state, batch.observation, act_key, mode=mode)
     value, other = (agent.action_value(state, batch.observation, a) for a in (action, batch.action))
     assert value is not None and other is not None, "read_source takes no agent without critics"
-    scale = 1.0
-    if agent.config.normalize_rewards:  # type: ignore[attr-defined]
-        scale = normalizer.reward_scale(state.normalizer.returns, agent.config.value_bound)  # type: ignore[attr-defined]
-    return scale * (value - other).mean()
+    return agent.reward_scale(state) * (value - other).mean()  # type: ignore[attr-defined]
 
 
 def measure(

@@ -41,13 +41,14 @@ class Steady(ProbeEnvironment):
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Explores with 1/2 and evaluates with 3/4; values an action by ten times itself, in units of 1."""
+    """Explores with 1/2 and evaluates with 3/4; values an action by ten times itself."""
 
     has_critics: bool = True
 
-    @property
-    def config(self) -> Any:
-        return SimpleNamespace(normalize_rewards=False)
+    scale: float = 1.0
+
+    def reward_scale(self, state: Any) -> float:
+        return self.scale
 
     @property
     def sampling(self) -> Sampling:
@@ -90,6 +91,8 @@ def test_episodes_that_terminate_are_told_whole_and_others_are_not_mixed_in():
     rows = compared(Options(stride=15, mode="evaluate"), Steady(), Steady(terminates=True))
     assert [(row["episode"], row["decision"]) for row in rows] == [(0, 0), (1, 0), (1, 15), (1, 30)]
     assert {row["said"] for row in rows} == {7.5}
+    scaled = compared(Options(), Steady(), agent=Fixed(scale=3.0))  # critics that speak in scaled rewards
+    assert {row["said"] for row in scaled} == {15.0} and scaled[0]["came"] == pytest.approx(5, abs=0.1)
 
 
 @pytest.mark.parametrize(
